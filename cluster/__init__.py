@@ -1,0 +1,1 @@
+"""One model over many processes: engine, expert dispatch, placement, and the actors that hold them."""

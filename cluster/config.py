@@ -1,0 +1,100 @@
+"""The cluster's config sections: frozen, strict, composed; each component takes its own section.
+
+`router.config` composes them into the one document that is read once.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A part of the config document: immutable, strict, and refusing unknown fields."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+
+
+class ModelSection(Section):
+    """Which checkpoint is served, and under which name."""
+
+    path: str = Field(default="tiny", description="A checkpoint directory, or `tiny` for the embedded model")
+    served_name: str | None = Field(default=None, description="Name in the API; by default the checkpoint's own name")
+    max_context_tokens: PositiveInt | None = Field(
+        default=None, description="Longest prompt plus output in tokens; by default the checkpoint's maximum"
+    )
+
+
+class NumericsSection(Section):
+    """What is computed in which precision; part of the numerics fingerprint."""
+
+    mode: Literal["float32", "precise", "bf16"] = Field(default="precise", description="Row of the dtype table")
+    dense_weights: Literal["float32", "bfloat16"] = Field(
+        default="bfloat16", description="How dense weights lie in memory; float32 is faster and twice as large"
+    )
+    dequantized_experts_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=1_000_000_000, description="Bytes of expert weights kept dequantised on each shard, for speed"
+    )
+
+
+class EngineSection(Section):
+    """Limits of one engine: batch, KV cache, queue."""
+
+    block_tokens: PositiveInt = Field(default=16, description="Tokens in one KV block")
+    kv_cache_bytes: PositiveInt | None = Field(
+        default=None, description="Bytes for keys and values; by default `kv_cache_fraction` of what is free"
+    )
+    kv_cache_fraction: Annotated[float, Field(gt=0, le=0.95)] = Field(
+        default=0.3, description="Fraction of free device memory for keys and values, if no byte count is given"
+    )
+    max_step_tokens: PositiveInt = Field(default=512, description="Token budget of one step, prefill and decode")
+    max_running_sequences: PositiveInt = Field(default=64, description="Sequences computed at the same time")
+    max_waiting_sequences: PositiveInt = Field(default=1024, description="Bounded inbox; beyond it, QueueFull")
+    logit_digests: bool = Field(default=False, description="Return a digest of each sampled step's logits, for tests")
+
+
+class ExpertsSection(Section):
+    """Where the experts live."""
+
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        default=4, description="Expert workers; 0 keeps all experts beside attention (collapsed)"
+    )
+    copies: PositiveInt = Field(default=2, description="Copies of each expert, at most one on a worker")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device of a worker")
+    num_threads: PositiveInt = Field(default=1, description="Compute threads of a worker on a CPU")
+    worker_resources: dict[str, float] = Field(
+        default_factory=dict, description="Ray resources that a worker claims, e.g. {expert: 1} or {GPU: 1}"
+    )
+    port_range: list[int] = Field(
+        default_factory=lambda: [0, 0],
+        description="First and last port of the expert servers; [0, 0] lets the system choose",
+        min_length=2,
+        max_length=2,
+    )
+    reply_timeout_s: PositiveSeconds = Field(default=30.0, description="Longest wait for a worker's reply to one send")
+    connect_timeout_s: PositiveSeconds = Field(default=20.0, description="Longest wait for a worker's handshake")
+
+
+class AttentionSection(Section):
+    """The attention replicas: a Ray Serve deployment."""
+
+    min_replicas: PositiveInt = Field(default=1, description="Fewest attention replicas")
+    max_replicas: PositiveInt = Field(default=1, description="Most attention replicas")
+    target_sequences: Annotated[float, Field(gt=0)] = Field(
+        default=16.0, description="Sequences a replica should run; more scale the deployment up"
+    )
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device of a replica")
+    num_threads: PositiveInt = Field(default=1, description="Compute threads of a replica on a CPU")
+    replica_resources: dict[str, float] = Field(
+        default_factory=lambda: {"attention": 0.001},
+        description="Ray resources that a replica claims; `attention` pins it to the nodes that have it",
+    )
+    upscale_delay_s: PositiveSeconds = Field(default=3.0, description="Load must last this long before scaling up")
+    downscale_delay_s: PositiveSeconds = Field(default=60.0, description="Calm must last this long before scaling down")
+    drain_timeout_s: PositiveSeconds = Field(default=120.0, description="Grace for running sequences at scale-down")
+    heartbeat_timeout_s: PositiveSeconds = Field(
+        default=10.0, description="An edge silent for so long has its sequences cancelled, and the other way round"
+    )

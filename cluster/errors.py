@@ -1,0 +1,58 @@
+"""The errors of the cluster.
+
+ClusterError
+├── EngineError
+│   ├── QueueFull            the bounded inbox of the engine is full
+│   ├── ContextOverflow      prompt (plus what must be produced) does not fit the context or the KV cache
+│   └── EngineStopped        the engine ended while the sequence ran
+├── ExpertError
+│   ├── WorkerLost           a worker's stream broke and no other copy answered in time
+│   ├── WrongEpoch           a worker lacks an expert that was asked of it
+│   ├── HandshakeRefused     secret, model or numerics fingerprint do not agree
+│   └── FrameError           bytes on an expert stream that are no frame
+└── PlacementError           experts cannot be placed on the workers that are there
+"""
+
+
+class ClusterError(Exception):
+    """Anything the world may do to the cluster."""
+
+
+class EngineError(ClusterError):
+    """A sequence cannot be served by this engine."""
+
+
+class QueueFull(EngineError):
+    """The bounded inbox of the engine is full; nothing was admitted."""
+
+
+class ContextOverflow(EngineError):
+    """The sequence does not fit the context length or the KV cache."""
+
+
+class EngineStopped(EngineError):
+    """The engine ended while the sequence ran."""
+
+
+class ExpertError(ClusterError):
+    """An expert could not answer."""
+
+
+class WorkerLost(ExpertError):
+    """A worker's stream broke and no other copy answered in time."""
+
+
+class WrongEpoch(ExpertError):
+    """A worker was asked for an expert that it does not hold at its epoch."""
+
+
+class HandshakeRefused(ExpertError):
+    """Secret, model or numerics fingerprint do not agree."""
+
+
+class FrameError(ExpertError):
+    """Bytes on an expert stream that are no frame."""
+
+
+class PlacementError(ClusterError):
+    """Experts cannot be placed on the workers that are there."""

@@ -1,0 +1,1 @@
+"""Experts away from attention: placement, dispatch, wire, client and server."""

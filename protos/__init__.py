@@ -1,0 +1,1 @@
+"""The wire, and nothing that computes: protocol definitions and the code generated from them."""

@@ -1,0 +1,1 @@
+"""From the clients' APIs to sequences, and back."""

@@ -1,0 +1,149 @@
+"""The one config document: YAML read once, composed of sections, checked before anything starts."""
+
+import json
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+
+from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection, Section
+from router.errors import ConfigInvalid
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class HttpSection(Section):
+    """The OpenAI-compatible HTTP server."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: Port = Field(default=8000, description="Port to listen on; 0 lets the system choose")
+    max_body_bytes: Annotated[int, Field(gt=0)] = Field(default=16_000_000, description="Largest request body in bytes")
+    keep_alive_s: Annotated[float, Field(gt=0)] = Field(
+        default=15.0, description="Seconds of silence in a stream before an SSE comment is sent"
+    )
+
+
+class GrpcSection(Section):
+    """The public gRPC server."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on")
+    port: Port = Field(default=9000, description="Port to listen on; 0 lets the system choose")
+    max_message_bytes: Annotated[int, Field(gt=0)] = Field(default=16_000_000, description="Largest message in bytes")
+
+
+class AuthSection(Section):
+    """API keys; without any, the server listens on loopback only."""
+
+    api_keys: list[str] = Field(default_factory=list[str], description="Accepted keys; the environment adds to them")
+    api_keys_file: str | None = Field(default=None, description="A file with one key a line")
+
+
+class LimitsSection(Section):
+    """A limit on everything a request may ask for."""
+
+    max_choices: Annotated[int, Field(gt=0)] = Field(default=16, description="Largest `n`")
+    max_logprobs: Annotated[int, Field(ge=0)] = Field(default=20, description="Largest `top_logprobs`")
+    max_messages: Annotated[int, Field(gt=0)] = Field(default=2048, description="Most messages in a chat request")
+    max_tools: Annotated[int, Field(gt=0)] = Field(default=256, description="Most tools in a request")
+    max_stop_strings: Annotated[int, Field(ge=0)] = Field(default=16, description="Most stop strings in a request")
+    max_running_requests: Annotated[int, Field(gt=0)] = Field(
+        default=512, description="Requests an edge replica holds at once; beyond it, 429"
+    )
+    request_timeout_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="Longest life of a request")
+
+
+class EdgeSection(Section):
+    """The edge: HTTP and gRPC in front of the attention replicas."""
+
+    http: HttpSection = Field(default_factory=HttpSection, description="HTTP server")
+    grpc: GrpcSection = Field(default_factory=GrpcSection, description="gRPC server")
+    auth: AuthSection = Field(default_factory=AuthSection, description="API keys")
+    limits: LimitsSection = Field(default_factory=LimitsSection, description="Limits of a request")
+    num_replicas: Annotated[int, Field(gt=0)] = Field(default=1, description="Edge replicas")
+    conversation_date: str | None = Field(
+        default=None, description="Date in the system message as YYYY-MM-DD; by default today's at the request"
+    )
+
+
+class Config(Section):
+    """Everything that is decided before start."""
+
+    form: Literal["cluster", "standalone"] = Field(
+        default="cluster", description="`cluster` runs on Ray; `standalone` is one process without Ray"
+    )
+    model: ModelSection = Field(default_factory=ModelSection, description="The checkpoint")
+    numerics: NumericsSection = Field(default_factory=NumericsSection, description="Precision")
+    engine: EngineSection = Field(default_factory=EngineSection, description="Limits of an engine")
+    experts: ExpertsSection = Field(default_factory=ExpertsSection, description="Where experts live")
+    attention: AttentionSection = Field(default_factory=AttentionSection, description="Attention replicas")
+    edge: EdgeSection = Field(default_factory=EdgeSection, description="HTTP and gRPC in front")
+
+
+def load_config(source: str, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of a preset name or a YAML file, with `a.b=value` overrides applied.
+
+    Raises ConfigInvalid naming the source, the field and the value.
+    """
+    document = _read_document(source)
+    for override in overrides:
+        _apply_override(document, override)
+    return parse_config(document, source)
+
+
+def parse_config(document: dict[str, Any], source: str) -> Config:
+    """Return the checked config of a parsed document; `source` names it in errors."""
+    try:
+        return Config.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]) or "document"
+        raise ConfigInvalid(f"{source}: {field}: {problem['msg']} (value: {problem['input']!r})") from error
+
+
+def preset_names() -> list[str]:
+    """Return the names of the presets that are installed, sorted."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _presets().iterdir() if entry.name.endswith(".yaml"))
+
+
+def _presets() -> Any:
+    return resources.files("configs")
+
+
+def _read_document(source: str) -> dict[str, Any]:
+    text = _read_text(source)
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigInvalid(f"{source}: not YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigInvalid(f"{source}: a mapping is wanted, found {type(document).__name__}")
+    return document  # pyright: ignore[reportUnknownVariableType]
+
+
+def _read_text(source: str) -> str:
+    preset = _presets() / f"{source}.yaml"
+    try:
+        if preset.is_file():
+            return preset.read_text(encoding="utf-8")
+        return Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        names = ", ".join(preset_names())
+        raise ConfigInvalid(f"{source}: neither a preset ({names}) nor a readable file: {error}") from error
+
+
+def _apply_override(document: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        raise ConfigInvalid(f"--set {override}: wanted a.b=value")
+    *parents, last = path.split(".")
+    section = document
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigInvalid(f"--set {override}: {parent} is no section")
+    section[last] = yaml.safe_load(text)
