@@ -7,7 +7,11 @@ only `combine` sums them, in f32, in top-k order, rounded once (N3).
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from model.kernels.exact_math import exact_exp, tree_sum
+from model.kernels.linear import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,44 @@ class Finished:
     def wait(self) -> Tensor:
         """Return the outputs [T, K, H]."""
         return self.outputs
+
+
+class HandExperts:
+    """Experts whose output can be worked out on paper: expert e returns its input times e + 1, in every layer."""
+
+    def submit(self, layer: int, hidden: Tensor, gate: GateOutput) -> Finished:
+        """Return hidden * (expert_id + 1) for each pair, in hidden's dtype."""
+        return Finished(hidden[:, None] * (gate.expert_ids[:, :, None] + 1).to(hidden.dtype))
+
+
+class TopKGate:
+    """The gate of one layer: scores every expert and keeps the best K."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, num_chosen: int) -> None:
+        """Take weight [E, H], bias [E] and K = `num_chosen`."""
+        self._weight = weight
+        self._bias = bias
+        self._num_chosen = num_chosen
+
+    def choose(self, hidden: Tensor) -> GateOutput:
+        """Return the choice for hidden [T, H]; the softmax runs over the chosen scores only."""
+        scores = linear(hidden, self._weight, self._bias)
+        # A stable sort keeps equal scores in order of id; topk promises nothing about ties.
+        ranked, order = torch.sort(scores, dim=1, descending=True, stable=True)
+        return GateOutput(order[:, : self._num_chosen], _softmax(ranked[:, : self._num_chosen]))
+
+
+def _softmax(ranked: Tensor) -> Tensor:
+    shifted = exact_exp(ranked - ranked[:, :1])
+    return shifted / tree_sum(shifted)[:, None]
+
+
+def combine(outputs: Tensor, weights: Tensor) -> Tensor:
+    """Return sum over k of weights[:, k] * outputs[:, k] as [T, H] f32, added in the order k = 0 .. K-1.
+
+    outputs [T, K, H] in the expert output dtype, weights [T, K] f32.
+    """
+    total = outputs[:, 0].float() * weights[:, :1]
+    for k in range(1, outputs.shape[1]):
+        total = total + outputs[:, k].float() * weights[:, k : k + 1]
+    return total

@@ -1,0 +1,43 @@
+"""The numerics fingerprint: what decides bits, in one short word.
+
+Two processes with equal fingerprints may answer for each other; with different ones, bits may differ (N6).
+"""
+
+import hashlib
+import platform
+from pathlib import Path
+
+import torch
+
+from model.kernels.attention import SPLIT_TOKENS
+from model.kernels.linear import ROW_TILE
+from model.numerics import Numerics
+
+KERNEL_BUILD = f"torch-1/tile{ROW_TILE}/split{SPLIT_TOKENS}"
+"""Name and version of the kernels in use; raised whenever their bits change."""
+_CPU_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+
+
+def numerics_fingerprint(device: str, numerics: Numerics) -> str:
+    """Return 16 hex digits over mode, kernel build, library versions and the device's model."""
+    parts = (numerics.mode, KERNEL_BUILD, torch.__version__, platform.machine(), *_device_parts(device))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _device_parts(device: str) -> tuple[str, ...]:
+    if torch.device(device).type == "cuda":
+        name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+        return ("cuda", str(torch.version.cuda), name, str(capability))
+    return ("cpu", torch.backends.cpu.get_cpu_capability(), *_cpu_model())
+
+
+def _cpu_model() -> tuple[str, ...]:
+    """Return what Linux tells of the first processor: vendor libraries choose their code by it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return (platform.processor(),)
+    first = text.split("\n\n", maxsplit=1)[0]
+    lines = dict(line.split(":", maxsplit=1) for line in first.splitlines() if ":" in line)
+    stripped = {key.strip(): value.strip() for key, value in lines.items()}
+    return tuple(stripped.get(field, "") for field in _CPU_FIELDS)

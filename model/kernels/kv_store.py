@@ -1,0 +1,14 @@
+"""Storing keys and values by slot."""
+
+from torch import Tensor
+
+
+def kv_store_torch(rows: Tensor, paged: Tensor, slots: Tensor) -> None:
+    """Write rows [T, G, D] into paged [B, block_tokens, G, D] at slots [T] = block * block_tokens + offset.
+
+    The rows are rounded to the cache's dtype here, and attention reads only what was stored.
+    """
+    paged.flatten(0, 1).index_copy_(0, slots, rows.to(paged.dtype))
+
+
+kv_store = kv_store_torch

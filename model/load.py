@@ -1,0 +1,95 @@
+"""From a checkpoint to resident weights, with progress."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from model.checkpoint.reader import Checkpoint
+from model.expert_shard import ExpertKey, ExpertShard
+from model.numerics import Numerics
+from model.transformer import Transformer, TransformerWeights
+
+Report = Callable[["LoadProgress"], None]
+Weights = TypeVar("Weights")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a load has come."""
+
+    what: str
+    """`dense weights` or `experts`."""
+    done: int
+    total: int
+    """Parts loaded and to load: layers, or experts of layers."""
+
+
+def no_report(progress: LoadProgress) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseOptions:
+    """How dense weights become resident."""
+
+    device: str
+    dtype: torch.dtype
+    """f32 or bf16; the values are the same."""
+    max_positions: int | None = None
+
+
+def load_transformer(
+    checkpoint: Checkpoint, numerics: Numerics, options: DenseOptions, report: Report = no_report
+) -> Transformer:
+    """Return the transformer of `checkpoint`, all but its experts resident on the device.
+
+    Raises CheckpointError naming file and tensor.
+    """
+
+    def resident(weights: Weights) -> Weights:
+        return _resident(weights, options)
+
+    config = checkpoint.config
+    layers = range(config.num_layers)
+    total = 2 + config.num_layers
+    report(LoadProgress("dense weights", 0, total))
+    embedding = checkpoint.embedding().embedding.to(options.device)
+    attention = []
+    gates = []
+    for layer in layers:
+        attention.append(resident(checkpoint.attention(layer)))
+        gates.append(resident(checkpoint.gate(layer)))
+        report(LoadProgress("dense weights", 1 + len(gates), total))
+    weights = TransformerWeights(embedding, attention, gates, resident(checkpoint.head()))
+    report(LoadProgress("dense weights", total, total))
+    return Transformer(config, weights, numerics, options.max_positions)
+
+
+def load_experts(
+    checkpoint: Checkpoint, shard: ExpertShard, keys: Iterable[ExpertKey], report: Report = no_report
+) -> None:
+    """Put the experts `keys` into `shard`, one at a time, by slices.
+
+    Raises CheckpointError naming file and tensor; what was put before stays.
+    """
+    wanted = sorted(keys)
+    report(LoadProgress("experts", 0, len(wanted)))
+    for done, (layer, expert) in enumerate(wanted, start=1):
+        shard.put(layer, expert, checkpoint.expert(layer, expert))
+        report(LoadProgress("experts", done, len(wanted)))
+
+
+def all_experts(checkpoint: Checkpoint) -> Iterator[ExpertKey]:
+    """Return every (layer, expert) of the checkpoint."""
+    config = checkpoint.config
+    return ((layer, expert) for layer in range(config.num_layers) for expert in range(config.num_experts))
+
+
+def _resident(weights: Weights, options: DenseOptions) -> Weights:
+    moved: dict[str, Tensor] = {}
+    for field in fields(weights):  # pyright: ignore[reportArgumentType] - every weight class is a dataclass of tensors
+        moved[field.name] = getattr(weights, field.name).to(options.device, options.dtype)
+    return replace(weights, **moved)  # pyright: ignore[reportArgumentType]
