@@ -50,8 +50,8 @@ class DecoderLayer:
     def before_experts(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> tuple[Tensor, Tensor, GateOutput]:
         """Return the residual [T, H], the experts' input [T, H] in its dtype, and the gate's choice."""
         residual = (x.float() + self._attention.forward(x, step, kv_cache)).to(self._numerics.residual)
-        hidden = rms_norm(residual, self._norm, self._norm_eps).to(self._numerics.expert_input)
-        return residual, hidden, self._gate.choose(hidden)
+        hidden = rms_norm(residual, self._norm, self._norm_eps)
+        return residual, hidden.to(self._numerics.expert_input), self._gate.choose(hidden)
 
     def after_experts(self, residual: Tensor, outputs: Tensor, gate: GateOutput) -> Tensor:
         """Return the layer's output [T, H] from the experts' outputs [T, K, H]."""
