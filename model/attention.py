@@ -65,9 +65,7 @@ class Attention:
         config, weights = self._config, self._weights
         hidden = rms_norm(x, weights.norm, config.norm_eps)
         heads = linear(hidden, weights.qkv_weight, weights.qkv_bias).unflatten(1, (-1, config.head_dim))
-        queries, new_keys, new_values = heads.split(
-            (config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1
-        )
+        queries, new_keys, new_values = heads.split((config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1)
         keys, values = kv_cache.layer(self._layer)
         kv_store(rotate(new_keys, step.cos, step.sin), keys, step.slots[self._kind])
         kv_store(new_values, values, step.slots[self._kind])

@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from model.checkpoint.reader import Checkpoint
+from model.checkpoint.weights import WeightSource
 from model.expert_shard import ExpertKey, ExpertShard
 from model.numerics import Numerics
 from model.transformer import Transformer, TransformerWeights
@@ -42,7 +42,7 @@ class DenseOptions:
 
 
 def load_transformer(
-    checkpoint: Checkpoint, numerics: Numerics, options: DenseOptions, report: Report = no_report
+    checkpoint: WeightSource, numerics: Numerics, options: DenseOptions, report: Report = no_report
 ) -> Transformer:
     """Return the transformer of `checkpoint`, all but its experts resident on the device.
 
@@ -69,7 +69,7 @@ def load_transformer(
 
 
 def load_experts(
-    checkpoint: Checkpoint, shard: ExpertShard, keys: Iterable[ExpertKey], report: Report = no_report
+    checkpoint: WeightSource, shard: ExpertShard, keys: Iterable[ExpertKey], report: Report = no_report
 ) -> None:
     """Put the experts `keys` into `shard`, one at a time, by slices.
 
@@ -82,7 +82,7 @@ def load_experts(
         report(LoadProgress("experts", done, len(wanted)))
 
 
-def all_experts(checkpoint: Checkpoint) -> Iterator[ExpertKey]:
+def all_experts(checkpoint: WeightSource) -> Iterator[ExpertKey]:
     """Return every (layer, expert) of the checkpoint."""
     config = checkpoint.config
     return ((layer, expert) for layer in range(config.num_layers) for expert in range(config.num_experts))

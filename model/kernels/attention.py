@@ -30,8 +30,8 @@ class SplitPlan:
     """[n] tile indices, or None when all tiles see it."""
     blocks: Tensor
     """[n, SPLIT_TOKENS / block_tokens] KV blocks of the split for each tile; 0 where there is none."""
-    is_stored: Tensor
-    """[n, SPLIT_TOKENS] bool: a key lies there."""
+    is_used: Tensor
+    """[n, SPLIT_TOKENS] bool: some lane attends to the key, so it is stored and its block has not been freed."""
     is_visible: Tensor
     """[n, lanes, SPLIT_TOKENS] bool: the lane's row may attend to the key; padding lanes see nothing."""
 
@@ -77,9 +77,7 @@ def plan_attention(batch: ForwardBatch, block_table: IntArray, shape: PlanShape)
     tiles, owners = _tile_rows(batch, shape.tile_rows)
     padded_positions = np.append(batch.positions, -1)
     positions = padded_positions[tiles]
-    first_row = np.cumsum(batch.num_rows) - batch.num_rows
-    num_stored = batch.positions[first_row + batch.num_rows - 1] + 1
-    splits = tuple(_split_plans(positions, num_stored[owners], block_table[owners], shape))
+    splits = tuple(_split_plans(positions, block_table[owners], shape))
     flat = tiles.reshape(-1)
     row_slots = np.empty(batch.num_tokens, dtype=np.int64)
     is_row = flat < batch.num_tokens
@@ -99,7 +97,7 @@ def _tile_rows(batch: ForwardBatch, tile_rows: int) -> tuple[IntArray, IntArray]
     return np.where(within < batch.num_rows[owners][:, None], rows, batch.num_tokens), owners
 
 
-def _split_plans(positions: IntArray, num_stored: IntArray, blocks: IntArray, shape: PlanShape) -> Iterator[SplitPlan]:
+def _split_plans(positions: IntArray, blocks: IntArray, shape: PlanShape) -> Iterator[SplitPlan]:
     last_key = positions.max(axis=1)
     first_key = np.zeros_like(last_key) if shape.window is None else positions[:, 0] - shape.window + 1
     first_split = np.maximum(first_key, 0) // SPLIT_TOKENS
@@ -116,7 +114,7 @@ def _split_plans(positions: IntArray, num_stored: IntArray, blocks: IntArray, sh
         yield SplitPlan(
             tiles=None if active.size == positions.shape[0] else _to_device(active, shape.device),
             blocks=_to_device(_columns(blocks[active], split * per_split, per_split), shape.device),
-            is_stored=_to_device(keys < num_stored[active][:, None], shape.device),
+            is_used=_to_device(is_visible.any(axis=1), shape.device),
             is_visible=_to_device(_by_lane(is_visible, shape), shape.device),
         )
 
@@ -208,8 +206,8 @@ def _merge(queries: Tensor, keys: Tensor, values: Tensor, split: SplitPlan, stat
     new_peak = torch.maximum(peak, scores.amax(dim=-1))
     weights = exact_exp(scores - new_peak[..., None])
     keep = exact_exp(peak - new_peak)
-    # What lies beyond a sequence's stored keys may be anything, NaN included, and 0 * NaN is not 0.
-    stored = _gather(values, split.blocks).masked_fill(~split.is_stored[:, None, :, None], 0.0)
+    # What lies where nobody looks may be anything, NaN included, and 0 * NaN is not 0.
+    stored = _gather(values, split.blocks).masked_fill(~split.is_used[:, None, :, None], 0.0)
     new_output = output * keep[..., None] + torch.matmul(weights, stored)
     return new_peak, total * keep + tree_sum(weights), new_output
 
@@ -217,4 +215,3 @@ def _merge(queries: Tensor, keys: Tensor, values: Tensor, split: SplitPlan, stat
 def _gather(paged: Tensor, blocks: Tensor) -> Tensor:
     """Return [n, G, SPLIT_TOKENS, D] f32 of the split's blocks [n, blocks] from [B, block_tokens, G, D]."""
     return paged[blocks].flatten(1, 2).permute(0, 2, 1, 3).float()
-

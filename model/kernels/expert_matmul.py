@@ -3,8 +3,9 @@
 Each expert's rows fill whole tiles of their own, so a row's bits do not depend on which rows chose the same expert.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def expert_matmul_torch(
     padded [M, K] f32 in the layout of `groups`; weights(expert) gives the dequantised weight [N, K] and bias [N].
     """
     parts: list[Tensor] = []
-    for expert, (first, end) in zip(groups.experts, _spans(groups.first_row), strict=True):
+    for expert, (first, end) in zip(groups.experts, pairwise(groups.first_row), strict=True):
         weight, bias = weights(expert)
         part = padded.new_empty((end - first, weight.shape[0]))
         multiply_tiles(padded[first:end], weight, part)
@@ -62,7 +63,3 @@ def expert_matmul_torch(
 
 
 expert_matmul = expert_matmul_torch
-
-
-def _spans(bounds: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(bounds[:-1], bounds[1:], strict=True))

@@ -21,8 +21,8 @@ class RotaryTable:
             positions = torch.arange(first, min(first + _CHUNK_POSITIONS, num_positions), dtype=torch.float32)
             # The angle is an f32 product, as in every reference: at position 100,000 its rounding is visible.
             angles = (positions[:, None] * frequencies[None, :]).double()
-            cos.append((angles.cos().float() * concentration(config)))
-            sin.append((angles.sin().float() * concentration(config)))
+            cos.append(angles.cos().float() * concentration(config))
+            sin.append(angles.sin().float() * concentration(config))
         self.cos = torch.cat(cos).to(device)
         self.sin = torch.cat(sin).to(device)
 
