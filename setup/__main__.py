@@ -38,9 +38,14 @@ def main(arguments: Sequence[str]) -> int:
     except SetupFailed as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
+    if command == "setup":
+        return 0
     if command == "demo":
-        demo(environment, rest)
-    return tests(environment, rest) if command == "tests" else 0
+        become(demo_command(environment, rest))
+    status = run_checks(environment)
+    if status == 0:
+        become([str(environment.python), "-m", "pytest", *rest])
+    return status
 
 
 def set_up(*, with_dev: bool) -> Environment:
@@ -61,23 +66,23 @@ def set_up(*, with_dev: bool) -> Environment:
     return environment
 
 
-def demo(environment: Environment, options: Sequence[str]) -> NoReturn:
-    """Serve the tiny model and ask it one question; this process becomes the server."""
+def demo_command(environment: Environment, options: Sequence[str]) -> list[str]:
+    """Return the command that serves the tiny model, asks it one question and stays."""
     preset = "tiny" if sys.platform == "linux" else "tiny-standalone"
-    become([str(environment.folder / "bin" / "expertmesh"), "serve", preset, "--ask", QUESTION, *options])
+    return [str(environment.folder / "bin" / "expertmesh"), "serve", preset, "--ask", QUESTION, *options]
 
 
-def tests(environment: Environment, options: Sequence[str]) -> int:
-    """Run ruff and pyright, then become pytest; the tests are not run when a check fails."""
+def run_checks(environment: Environment) -> int:
+    """Run ruff and pyright and return the status of the first that fails, else 0."""
     os.chdir(ROOT)
-    folder = environment.folder / "bin"
     for check in (["ruff", "check", "."], ["pyright", "--pythonpath", str(environment.python)]):
         print(f"$ {' '.join(check)}", flush=True)
-        status = subprocess.run([folder / check[0], *check[1:]], env=clean_variables(), check=False).returncode
+        program = environment.folder / "bin" / check[0]
+        status = subprocess.run([program, *check[1:]], env=clean_variables(), check=False).returncode
         if status != 0:
             print(f"{check[0]} found something (above); the tests were not run.", file=sys.stderr)
             return status
-    become([str(environment.python), "-m", "pytest", *options])
+    return 0
 
 
 def become(command: Sequence[str]) -> NoReturn:
