@@ -59,8 +59,8 @@ class ModelConfig:
     def from_json(cls, document: Mapping[str, object], generation: Mapping[str, object] | None = None) -> "ModelConfig":
         """Return the configuration of a config.json; raises ConfigError naming field and value.
 
-        `generation` is generation_config.json: its `eos_token_id` is the complete list and wins. Without any, the
-        harmony format's stop ids hold, as far as they lie in the vocabulary.
+        `generation` is generation_config.json: it wins, because only its `eos_token_id` is the complete list. Without
+        any, the harmony format's stop ids hold, as far as they lie in the vocabulary.
         """
         from model.config_json import read_config  # which builds ModelConfigs, and so needs this file first
 

@@ -49,10 +49,12 @@ class ConfigDocument:
             raise self.error(field, "must be true or false")
         return value
 
-    def token_ids(self, field: str) -> tuple[int, ...]:
-        """Return one id or a list of ids, without repeats; empty where the field is missing."""
+    def token_ids(self, field: str) -> tuple[int, ...] | None:
+        """Return one id or a list of ids, without repeats; None where the field is missing."""
         value = self._values.get(field)
-        candidates: list[object] = [] if value is None else value if isinstance(value, list) else [value]
+        if value is None:
+            return None
+        candidates: list[object] = value if isinstance(value, list) else [value]
         ids: dict[int, None] = {}
         for token_id in candidates:
             if isinstance(token_id, bool) or not isinstance(token_id, int) or not 0 <= token_id <= MAX_INT:
@@ -78,8 +80,8 @@ class ConfigDocument:
         """Refuse any value of `field` that is not among `allowed`; missing or null is the default and passes."""
         value = self._values.get(field)
         if value is not None and value not in allowed:
-            names = " or ".join(repr(value) for value in allowed) or "nothing"
-            raise self.error(field, f"not supported; only {names} is")
+            names = " or ".join(map(repr, allowed))
+            raise self.error(field, f"not supported; only {names} is" if allowed else "not supported")
 
     def _required(self, field: str) -> object:
         value = self._values.get(field)

@@ -5,10 +5,11 @@ are read. The one of the `original/` folder lacks what the reference implementat
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 
 from model.config import (
     HARMONY_EOS_TOKEN_IDS,
-    HARMONY_PAD_TOKEN_ID,
     NORM_EPS,
     SWIGLU_ALPHA,
     LayerType,
@@ -16,20 +17,51 @@ from model.config import (
     alternating_layer_types,
 )
 from model.config_document import ConfigDocument
+from model.errors import ConfigError
 
 MAX_LAYERS = 4096
 
+_ONLY_IN_GENERATION_CONFIG = {"eos_token_ids", "pad_token_id"}
 _LAYER_TYPES: dict[str, LayerType] = {"sliding_attention": "sliding", "full_attention": "full"}
+
+
+@dataclass(frozen=True, slots=True)
+class _SpecialTokens:
+    """What the documents say of stopping and padding; None where they say nothing."""
+
+    eos_token_ids: tuple[int, ...] | None
+    pad_token_ids: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, fields: ConfigDocument, generation: ConfigDocument) -> "_SpecialTokens":
+        """Return what `generation` says, and where it is silent, what `fields` says."""
+
+        def first(field: str) -> tuple[int, ...] | None:
+            ids = generation.token_ids(field)
+            return fields.token_ids(field) if ids is None else ids
+
+        return cls(first("eos_token_id"), first("pad_token_id"))
+
+    def eos_within(self, vocab_size: int) -> tuple[int, ...]:
+        """Return the stop ids, or the harmony format's as far as they lie in the vocabulary."""
+        if self.eos_token_ids is not None:
+            return self.eos_token_ids
+        return tuple(token_id for token_id in HARMONY_EOS_TOKEN_IDS if token_id < vocab_size)
+
+    @property
+    def pad(self) -> int | None:
+        """Return the padding id, if there is one."""
+        return self.pad_token_ids[0] if self.pad_token_ids else None
 
 
 def read_config(document: Mapping[str, object], generation: Mapping[str, object]) -> ModelConfig:
     """Return the configuration of a config.json and a generation_config.json, which may be empty."""
-    fields, stops = ConfigDocument(document), ConfigDocument(generation)
-    eos_token_ids = stops.token_ids("eos_token_id") or fields.token_ids("eos_token_id")
+    fields = ConfigDocument(document)
+    special = _SpecialTokens.of(fields, ConfigDocument(generation))
     if fields.has("model_type"):
-        return _from_hugging_face(fields, eos_token_ids)
+        return _from_hugging_face(fields, special)
     if fields.has("rope_scaling_factor"):
-        return _from_original(fields, eos_token_ids)
+        return _from_original(fields, special)
     raise fields.error("model_type", "is missing")
 
 
@@ -76,14 +108,44 @@ def write_config(config: ModelConfig, packed: bool) -> dict[str, object]:
     return document
 
 
-def _from_hugging_face(fields: ConfigDocument, eos_token_ids: tuple[int, ...]) -> ModelConfig:
+def write_original_config(config: ModelConfig) -> dict[str, object]:
+    """Return the config.json of the `original/` folder; raises ConfigError for what that document cannot say."""
+    document: dict[str, object] = {
+        "num_hidden_layers": config.num_layers,
+        "num_experts": config.num_experts,
+        "experts_per_token": config.experts_per_token,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "swiglu_limit": config.swiglu_limit,
+        "head_dim": config.head_dim,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "sliding_window": config.sliding_window,
+        "initial_context_length": config.rope_original_positions,
+        "rope_theta": config.rope_theta,
+        "rope_scaling_factor": config.rope_factor,
+        "rope_ntk_alpha": config.rope_beta_slow,
+        "rope_ntk_beta": config.rope_beta_fast,
+    }
+    read_back = read_config(document, {})
+    for field in dataclass_fields(ModelConfig):
+        value = getattr(config, field.name)
+        if field.name not in _ONLY_IN_GENERATION_CONFIG and getattr(read_back, field.name) != value:
+            raise ConfigError(field.name, value, "cannot be said in the original/ layout")
+    return document
+
+
+def _from_hugging_face(fields: ConfigDocument, special: _SpecialTokens) -> ModelConfig:
     _refuse_what_we_do_not_compute(fields)
     rope = fields.section("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
+    if not rope.has("rope_type"):
+        raise rope.error("rope_type", "is missing")
     rope.expect("rope_type", "yarn")
-    for field in ("attention_factor", "mscale", "mscale_all_dim", "partial_rotary_factor"):
+    rope.expect("partial_rotary_factor", 1.0)
+    for field in ("attention_factor", "mscale", "mscale_all_dim"):
         rope.expect(field)
     vocab_size = fields.positive_int("vocab_size")
-    pad_token_ids = fields.token_ids("pad_token_id")
     return ModelConfig(
         num_layers=fields.positive_int("num_hidden_layers", MAX_LAYERS),
         num_experts=fields.positive_int("num_local_experts"),
@@ -106,8 +168,8 @@ def _from_hugging_face(fields: ConfigDocument, eos_token_ids: tuple[int, ...]) -
         norm_eps=fields.positive_float("rms_norm_eps"),
         swiglu_limit=fields.positive_float("swiglu_limit"),
         swiglu_alpha=fields.positive_float("swiglu_alpha", default=SWIGLU_ALPHA),
-        eos_token_ids=eos_token_ids or _harmony_eos_token_ids(vocab_size),
-        pad_token_id=pad_token_ids[0] if pad_token_ids else None,
+        eos_token_ids=special.eos_within(vocab_size),
+        pad_token_id=special.pad,
     )
 
 
@@ -136,7 +198,7 @@ def _layer_types(fields: ConfigDocument) -> tuple[LayerType, ...]:
     return tuple(layer_types)
 
 
-def _from_original(fields: ConfigDocument, eos_token_ids: tuple[int, ...]) -> ModelConfig:
+def _from_original(fields: ConfigDocument, special: _SpecialTokens) -> ModelConfig:
     """Read the keys of the reference implementation, whose code holds the constants that are absent here."""
     num_layers = fields.positive_int("num_hidden_layers", MAX_LAYERS)
     original_positions = fields.positive_int("initial_context_length")
@@ -163,10 +225,6 @@ def _from_original(fields: ConfigDocument, eos_token_ids: tuple[int, ...]) -> Mo
         rope_truncate=False,
         norm_eps=NORM_EPS,
         swiglu_limit=fields.positive_float("swiglu_limit"),
-        eos_token_ids=eos_token_ids or _harmony_eos_token_ids(vocab_size),
-        pad_token_id=HARMONY_PAD_TOKEN_ID if vocab_size > HARMONY_PAD_TOKEN_ID else None,
+        eos_token_ids=special.eos_within(vocab_size),
+        pad_token_id=special.pad,
     )
-
-
-def _harmony_eos_token_ids(vocab_size: int) -> tuple[int, ...]:
-    return tuple(token_id for token_id in HARMONY_EOS_TOKEN_IDS if token_id < vocab_size)
