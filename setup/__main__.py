@@ -85,7 +85,7 @@ def run_checks(environment: Environment) -> int:
     return 0
 
 
-def become(command: Sequence[str]) -> NoReturn:
+def become(command: list[str]) -> NoReturn:
     """Replace this process, so that Ctrl-C and the exit status belong to the program alone."""
     print(f"$ {' '.join(command)}", flush=True)
     os.execve(command[0], command, clean_variables())
