@@ -35,7 +35,7 @@ def run_pip(python: Path, log: Path, title: str, arguments: Sequence[str], *, nu
         status = _follow(command, title, sink, PipProgress(num_expected))
     if status != 0:
         output = log.read_bytes()[start:].decode("utf-8", "replace")
-        parts = [f"{title} failed:", last_words(output), advice(output), f"All of pip's words are in {log}"]
+        parts = [f"{title} failed:", last_words(output), advice(output, os.environ), f"All of pip's words are in {log}"]
         raise SetupFailed("\n".join(part for part in parts if part))
 
 

@@ -1,6 +1,7 @@
 """Turns pip's output into one line of progress, and its failures into what a person can do about them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 _COLLECTING = re.compile(r"\s*(?:Collecting|Requirement already satisfied:) (\S+)")
@@ -8,6 +9,10 @@ _DOWNLOADING = re.compile(
     r"\s*(?:Downloading|Using cached|Processing) (?:\S*/)?([^\s/]+?)(?:-py\S+|-cp\S+|\.tar\.gz)?( \([^)]*\))?$"
 )
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
+_UNREACHABLE = re.compile(
+    r"NameResolutionError|NewConnectionError|ConnectTimeoutError|ProxyError|Network is unreachable"
+)
+_PROXY_VARIABLE = re.compile(r"(https?|all)_proxy", flags=re.IGNORECASE)
 _INSTALLING = re.compile(r"Installing collected packages: (.*)")
 
 
@@ -42,16 +47,20 @@ class PipProgress:
         return f"{min(self.num_seen, self.num_expected)}/{self.num_expected} "
 
 
-def advice(output: str) -> str | None:
-    """Return what to do about a failed pip, or None when its own last lines say it best."""
+def advice(output: str, variables: Mapping[str, str]) -> str | None:
+    """Return what to do about a failed pip, or None when its own last lines say it best.
+
+    `variables` is the environment that pip ran with; it tells whether a proxy stands in between.
+    """
     if "No space left on device" in output:
         return "The disk is full. Free some space, then run the same command again; what is done stays done."
-    if "ProxyError" in output or "Cannot connect to proxy" in output:
-        return "The proxy named in http_proxy, https_proxy or all_proxy does not answer. Correct or unset the variable."
-    if re.search(r"NameResolutionError|NewConnectionError|ConnectTimeoutError|Network is unreachable", output):
-        return "The package index cannot be reached. Check the network; the same command goes on where it stopped."
     if "CERTIFICATE_VERIFY_FAILED" in output:
         return "The package index's certificate is not trusted here. Set PIP_CERT to your organisation's CA file."
+    if _UNREACHABLE.search(output):
+        proxies = [f"{name}={value}" for name, value in variables.items() if _PROXY_VARIABLE.fullmatch(name) and value]
+        if proxies:
+            return f"The package index cannot be reached through {' '.join(proxies)}. Correct or unset that variable."
+        return "The package index cannot be reached. Check the network; the same command goes on where it stopped."
     if "Permission denied" in output:
         return (
             "A file cannot be written. Does .venv belong to another user? Remove it, then run the same command again."
