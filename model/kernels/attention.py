@@ -18,6 +18,8 @@ from model.batch import ForwardBatch, IntArray
 from model.kernels.exact_math import exact_exp, tree_sum
 from model.kernels.linear import ROW_TILE
 
+BoolArray = npt.NDArray[np.bool_]
+
 SPLIT_TOKENS = 128
 """Keys merged at a time; part of the bits. The KV block size must divide it."""
 
@@ -108,13 +110,13 @@ def _split_plans(positions: IntArray, blocks: IntArray, shape: PlanShape) -> Ite
         if active.size == 0:
             continue
         keys = split * SPLIT_TOKENS + np.arange(SPLIT_TOKENS)
-        is_visible = keys <= positions[active][:, :, None]
+        is_visible: BoolArray = keys <= positions[active][:, :, None]
         if shape.window is not None:
             is_visible &= keys > positions[active][:, :, None] - shape.window
         yield SplitPlan(
             tiles=None if active.size == positions.shape[0] else _to_device(active, shape.device),
             blocks=_to_device(_columns(blocks[active], split * per_split, per_split), shape.device),
-            is_used=_to_device(is_visible.any(axis=1), shape.device),
+            is_used=_to_device(np.asarray(is_visible.any(axis=1)), shape.device),
             is_visible=_to_device(_by_lane(is_visible, shape), shape.device),
         )
 
@@ -125,7 +127,7 @@ def _columns(table: IntArray, first: int, count: int) -> IntArray:
     return np.pad(part, ((0, 0), (0, count - part.shape[1])))
 
 
-def _by_lane(is_visible: npt.NDArray[np.bool_], shape: PlanShape) -> npt.NDArray[np.bool_]:
+def _by_lane(is_visible: BoolArray, shape: PlanShape) -> BoolArray:
     """Return [n, lanes, SPLIT_TOKENS] from [n, tile_rows, SPLIT_TOKENS]: the row's mask for each of its heads."""
     by_head = np.repeat(is_visible, shape.heads_per_kv_head, axis=1)
     return np.pad(by_head, ((0, 0), (0, shape.padding_lanes), (0, 0)))
