@@ -1,0 +1,96 @@
+"""What goes into the engine and what comes out: SequenceRequest, TokenEvent. And Sequence, what it is inside.
+
+No torch here: the edge builds requests and reads events too.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from model.sampling_params import SamplingParams, TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRequest:
+    """One choice of one request, or what is left of it after a failure (a resume)."""
+
+    sequence_id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    num_released: int = 0
+    """The last so many of `prompt_ids` are output that earlier attempts have released: they count for penalties,
+    `max_tokens` and stop strings."""
+    attempt: int = 0
+    """Raised with each resume; events carry it, so that those of an older attempt can be dropped."""
+    priority: int = 0
+    """Lower numbers run first; equal ones in the order of arrival."""
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """What one step gave one sequence. The token that stops it is among `token_ids`."""
+
+    sequence_id: str
+    attempt: int
+    index: int
+    """Position of token_ids[0] in the sequence's output, released ids of earlier attempts counted."""
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One a token if the request asked for them."""
+    digests: tuple[str, ...] = ()
+    """One a token if the engine is told to: of the logits that it was sampled from."""
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    """The token id or string that stopped the sequence."""
+    error: str | None = None
+    num_cached: int = 0
+    """Prompt tokens that were not computed because their keys and values were there already."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request on its way: tokens known, and tokens whose keys and values are in the cache."""
+
+    request: SequenceRequest
+    arrival: int
+    """Order of admission; it stays through preemptions."""
+    token_ids: list[int] = field(init=False)
+    """Prompt and output."""
+    num_computed: int = 0
+    num_preemptions: int = 0
+
+    def __post_init__(self) -> None:
+        self.token_ids = list(self.request.prompt_ids)
+
+    @property
+    def num_known(self) -> int:
+        """Return the tokens known: prompt and output."""
+        return len(self.token_ids)
+
+    @property
+    def num_pending(self) -> int:
+        """Return the tokens known but not computed."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_prompt(self) -> int:
+        """Return the length of the original prompt, without any output."""
+        return len(self.request.prompt_ids) - self.request.num_released
+
+    @property
+    def num_output(self) -> int:
+        """Return the output tokens, released ones of earlier attempts included."""
+        return len(self.token_ids) - self.num_prompt
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Return what orders sequences: lower runs first, the highest is preempted first."""
+        return self.request.priority, self.arrival

@@ -1,0 +1,53 @@
+"""What moves single logits before sampling: biases, blocked ids, penalties for what was seen.
+
+Each touched logit is a function of its own value and its own row's parameters, computed in f32.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.sampling_params import SamplingParams
+
+Ints = npt.NDArray[np.int64]
+
+
+def add_bias(logits: Tensor, rows: Sequence[tuple[int, SamplingParams]]) -> None:
+    """Add each row's `logit_bias` to logits [R, V] in place; `rows` pairs row indices with their parameters."""
+    entries = [(row, token_id, bias) for row, params in rows for token_id, bias in params.logit_bias]
+    if not entries:
+        return
+    row_ids, token_ids, biases = zip(*entries, strict=True)
+    index = _index(np.array(row_ids), np.array(token_ids), logits.device)
+    logits[index] += torch.tensor(biases, dtype=torch.float32, device=logits.device)
+
+
+def block(logits: Tensor, row: int, token_ids: Sequence[int]) -> None:
+    """Make `token_ids` of a row impossible, in place."""
+    logits[row, torch.tensor(token_ids, device=logits.device)] = float("-inf")
+
+
+def penalize(logits: Tensor, row: int, params: SamplingParams, token_ids: Sequence[int], num_prompt: int) -> None:
+    """Apply a row's penalties to logits [R, V] in place.
+
+    Repetition looks at all of `token_ids` and divides positive logits, multiplies negative ones (Keskar et al.,
+    "CTRL", 2019); frequency subtracts its penalty for each time a token stands after the first `num_prompt` ids,
+    presence once if it stands there at all (OpenAI's API reference).
+    """
+    seen, counts = np.unique(np.asarray(token_ids[num_prompt:], dtype=np.int64), return_counts=True)
+    known = np.unique(np.asarray(token_ids, dtype=np.int64)) if params.repetition_penalty != 1.0 else seen
+    times = np.zeros(known.size, dtype=np.float32)
+    times[np.searchsorted(known, seen)] = counts
+    index = _index(np.full(known.size, row), known, logits.device)
+    values = logits[index]
+    repetition = torch.tensor(params.repetition_penalty, dtype=torch.float32, device=logits.device)
+    values = torch.where(values > 0, values / repetition, values * repetition)
+    weight = times * np.float32(params.frequency_penalty) + (times > 0) * np.float32(params.presence_penalty)
+    logits[index] = values - torch.from_numpy(weight.astype(np.float32)).to(logits.device)
+
+
+def _index(rows: Ints, token_ids: Ints, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(rows).to(device), torch.from_numpy(token_ids).to(device)
