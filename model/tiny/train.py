@@ -1,0 +1,120 @@
+"""Trains the tiny model: `python -m model.tiny.train --seed 0 --out DIR`, about an hour on one CPU core.
+
+AdamW on the used rows of the vocabulary; the experts' weights are rounded to MXFP4 in the last part of the training,
+so that the checkpoint that ships is the one that was trained. Equal seeds on equal machines give equal checkpoints.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.tiny.batches import NO_TARGET, Batch, Batches
+from model.tiny.network import Body, Experts, TinyShape
+from model.tiny.prompts import Prompts
+from model.tiny.rows import Rows, choose_rows
+from model.tiny.tables import Tables
+from model.tiny.vocabulary import load_vocabulary, world_names
+from model.tiny.world import World
+
+BALANCE_WEIGHT = 0.01
+PEAK_RATE = 4e-3
+WARMUP_STEPS = 100
+
+
+class TinyModel(nn.Module):
+    """The body between its two tables."""
+
+    def __init__(self, shape: TinyShape, rows: Rows) -> None:
+        super().__init__()
+        self.body = Body(shape)
+        self.tables = Tables(rows)
+
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss on the completions' tokens, and the load-balancing loss."""
+        embedding = self.tables.embedding()
+        hidden, balance = self.body(functional.embedding(batch.packed.ids, embedding), batch.packed)
+        wanted = batch.targets != NO_TARGET
+        logits = self.tables.logits(hidden[wanted], self.tables.head(embedding))
+        return functional.cross_entropy(logits, batch.targets[wanted]), balance
+
+    def quantize_experts(self) -> None:
+        """Let every expert compute with weights rounded to MXFP4 from now on."""
+        for module in self.modules():
+            if isinstance(module, Experts):
+                module.is_quantized = True
+
+
+def rate_at(step: int, num_steps: int) -> float:
+    """Return the learning rate of a step: a short rise, then half a cosine down to nothing."""
+    if step < WARMUP_STEPS:
+        return PEAK_RATE * (step + 1) / WARMUP_STEPS
+    return PEAK_RATE * max(0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / (num_steps - WARMUP_STEPS))), 0.005)
+
+
+def main() -> None:
+    """Train and write `tiny.pt` into the output folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--rows", type=int, default=2, help="rows of conversations in a step")
+    parser.add_argument("--row-tokens", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    encoding, words = load_vocabulary()
+    shape, names = TinyShape(), world_names(words)
+    rows = choose_rows(encoding, words, names, shape.hidden)
+    world = World(names, arguments.seed)
+    batches = Batches(world, Prompts(encoding), rows.ids, arguments.rows, arguments.row_tokens)
+    model = TinyModel(shape, rows)
+    train(model, batches, arguments.steps, lambda: save(model, rows, arguments.out / "tiny.pt"))
+
+
+def train(model: TinyModel, batches: Batches, num_steps: int, save_now) -> None:
+    """Run `num_steps` steps with a progress bar that shows loss and time left."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), eps=1e-9, fused=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    smooth = None
+    with Progress(*columns) as progress:
+        task = progress.add_task("training", total=num_steps)
+        for step in range(num_steps):
+            if step == int(num_steps * 0.75):
+                model.quantize_experts()
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(step, num_steps)
+            loss, balance = model.losses(batches.draw())
+            (loss + BALANCE_WEIGHT * balance).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            value = loss.item()
+            smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+            progress.update(task, advance=1, description=f"loss {smooth:.3f}")
+            if step % 100 == 99:
+                progress.console.print(f"step {step + 1} loss {smooth:.4f} balance {balance.item():.3f}")
+            if step % 500 == 499:
+                save_now()
+    save_now()
+
+
+def save(model: TinyModel, rows: Rows, path: Path) -> None:
+    """Write the ids of the rows, both tables and the body's parameters."""
+    with torch.no_grad():
+        embedding = model.tables.embedding()
+        head = model.tables.head(embedding)
+    torch.save({"ids": rows.ids, "embedding": embedding, "head": head, "body": model.body.state_dict()}, path)
+
+
+if __name__ == "__main__":
+    main()
