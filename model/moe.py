@@ -68,11 +68,14 @@ class TopKGate:
         self._bias = bias
         self._num_chosen = num_chosen
 
+    def scores(self, hidden: Tensor) -> Tensor:
+        """Return every expert's score [T, E] f32 for hidden [T, H]."""
+        return linear(hidden, self._weight, self._bias)
+
     def choose(self, hidden: Tensor) -> GateOutput:
         """Return the choice for hidden [T, H]; the softmax runs over the chosen scores only."""
-        scores = linear(hidden, self._weight, self._bias)
         # A stable sort keeps equal scores in order of id; topk promises nothing about ties.
-        ranked, order = torch.sort(scores, dim=1, descending=True, stable=True)
+        ranked, order = torch.sort(self.scores(hidden), dim=1, descending=True, stable=True)
         return GateOutput(order[:, : self._num_chosen], _softmax(ranked[:, : self._num_chosen]))
 
 

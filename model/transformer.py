@@ -41,17 +41,17 @@ class DecoderLayer:
         self, config: ModelConfig, layer: int, attention: AttentionWeights, gate: GateWeights, numerics: Numerics
     ) -> None:
         """Hold the layer's dense weights."""
-        self._attention = Attention(config, layer, attention)
+        self.attention = Attention(config, layer, attention)
         self._norm = gate.norm
         self._norm_eps = config.norm_eps
-        self._gate = TopKGate(gate.weight, gate.bias, config.experts_per_token)
+        self.gate = TopKGate(gate.weight, gate.bias, config.experts_per_token)
         self._numerics = numerics
 
     def before_experts(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> tuple[Tensor, Tensor, GateOutput]:
         """Return the residual [T, H], the experts' input [T, H] in its dtype, and the gate's choice."""
-        residual = (x.float() + self._attention.forward(x, step, kv_cache)).to(self._numerics.residual)
+        residual = (x.float() + self.attention.forward(x, step, kv_cache)).to(self._numerics.residual)
         hidden = rms_norm(residual, self._norm, self._norm_eps)
-        return residual, hidden.to(self._numerics.expert_input), self._gate.choose(hidden)
+        return residual, hidden.to(self._numerics.expert_input), self.gate.choose(hidden)
 
     def after_experts(self, residual: Tensor, outputs: Tensor, gate: GateOutput) -> Tensor:
         """Return the layer's output [T, H] from the experts' outputs [T, K, H]."""

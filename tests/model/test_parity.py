@@ -35,7 +35,7 @@ PROMPT_LENGTHS = (1, 127, 128, 129, 300)
 
 
 @pytest.fixture(scope="module", params=[(name, layout) for name in SHAPES for layout in ("packed", "bf16")], ids=str)
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, GptOssForCausalLM]:
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """Return our model (transformer and experts) and transformers', both read from the same files."""
     name, layout = request.param
     path = tmp_path_factory.mktemp(f"{name}-{layout}") / "checkpoint"
@@ -48,13 +48,18 @@ def write(path: Path, config: ModelConfig, layout: FormatName) -> None:
     write_random_checkpoint(path, config, config.num_layers * 1000 + config.num_experts, layout)
 
 
-def load_reference(path: Path) -> GptOssForCausalLM:
-    """Return transformers' model in float32 with its plain attention."""
+def load_reference(path: Path) -> Any:
+    """Return transformers' GptOssForCausalLM in float32 with its plain attention and plain experts."""
     from transformers.utils.quantization_config import Mxfp4Config
 
-    packed = {"quantization_config": Mxfp4Config(dequantize=True)} if is_packed(path) else {}
-    model = GptOssForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, **packed
+    packed: dict[str, Any] = {"quantization_config": Mxfp4Config(dequantize=True)} if is_packed(path) else {}
+    model: Any = GptOssForCausalLM.from_pretrained(
+        path,
+        dtype=torch.float32,
+        attn_implementation="eager",
+        experts_implementation="eager",
+        local_files_only=True,
+        **packed,
     )
     return model.float().eval()
 
@@ -73,14 +78,14 @@ def assert_parity(ours: Tensor, reference: Tensor) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("length", PROMPT_LENGTHS)
-def test_prefill_matches_transformers(pair: tuple[Any, GptOssForCausalLM], length: int) -> None:
+def test_prefill_matches_transformers(pair: tuple[Any, Any], length: int) -> None:
     (transformer, experts), reference = pair
     ids = random_ids(length, transformer.config.vocab_size, seed=length)
     assert_parity(run_in_chunks(transformer, experts, ids, [length]), reference(torch.tensor([ids])).logits[0])
 
 
 @torch.inference_mode()
-def test_token_by_token_decode_matches_transformers_cached_decode(pair: tuple[Any, GptOssForCausalLM]) -> None:
+def test_token_by_token_decode_matches_transformers_cached_decode(pair: tuple[Any, Any]) -> None:
     """Both decode past the sliding window's edge, each with its own cache."""
     (transformer, experts), reference = pair
     prompt, decoded = 120, 20

@@ -69,6 +69,13 @@ def run_in_chunks(transformer: Transformer, experts: Experts, ids: Sequence[int]
     return torch.cat(parts)
 
 
+def one_sequence_batch(num_rows: int) -> ForwardBatch:
+    """Return the batch of a whole prompt of `num_rows` tokens over blocks 1, 2, ..."""
+    blocks = np.arange(1, -(-num_rows // BLOCK_TOKENS) + 1)[None]
+    positions = np.arange(num_rows)
+    return ForwardBatch(positions, positions, np.array([num_rows]), BlockTables(blocks, blocks), positions)
+
+
 def random_ids(length: int, vocab_size: int, seed: int = 0) -> list[int]:
     """Return `length` token ids from a seed."""
     return np.random.default_rng(seed).integers(0, vocab_size, length).tolist()

@@ -1,0 +1,143 @@
+"""N6: in `precise` and `bf16` each op's error against float64 stays under a named bound, and under transformers' own.
+
+Inputs are random bf16 rows, weights a random checkpoint's; transformers' layer modules are fed the same rows in bf16
+and in float64 (the truth). The experts get the gate's choices of the truth, since a flipped gate makes every bound
+vacuous. Errors are root mean squares relative to the truth's own.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.attention import prepare_step
+from model.checkpoint.open import open_checkpoint
+from model.checkpoint.write import write_random_checkpoint
+from model.kernels.norm import rms_norm
+from model.kernels.rotary import RotaryTable
+from model.kv_cache import KVCache, KVCacheShape
+from model.moe import GateOutput, combine
+from tests.model.test_parity import load_reference
+from tests.support.random_model import load_all, random_config
+from tests.support.steps import one_sequence_batch
+
+NUM_ROWS = 160
+LAYER = 0
+BF16_STEP = 2.0**-8
+"""Relative rounding step of bf16 (8 significant bits)."""
+BOUNDS: dict[str, dict[str, float]] = {
+    "precise": {"norm": 1e-6, "attention": BF16_STEP, "gate": 1e-6, "experts": BF16_STEP},
+    "bf16": {"norm": BF16_STEP / 2, "attention": BF16_STEP, "gate": BF16_STEP / 2, "experts": BF16_STEP},
+}
+"""Where a mode rounds to bf16, an op may lose half a step a rounding (attention: keys and values, which both move the
+result; experts: their input and their output); elsewhere only f32's own rounding is left."""
+
+
+class Truth:
+    """transformers' layer in one dtype, answering op by op."""
+
+    def __init__(self, model: Any, dtype: torch.dtype) -> None:
+        """Take the layer's modules in `dtype`."""
+        self._model = model.to(dtype)
+        self._layer: Any = model.model.layers[LAYER]
+        self._dtype = dtype
+
+    @torch.inference_mode()
+    def norm(self, x: Tensor) -> Tensor:
+        """Return the norm before the experts."""
+        return self._layer.post_attention_layernorm(x.to(self._dtype))
+
+    @torch.inference_mode()
+    def attention(self, x: Tensor) -> Tensor:
+        """Return norm and attention of one sequence of rows."""
+        hidden = self._layer.input_layernorm(x.to(self._dtype))[None]
+        positions = torch.arange(x.shape[0])[None]
+        keys, queries = positions, positions[0][:, None]
+        hidden_keys = (keys > queries) | (keys <= queries - self._model.config.sliding_window)
+        mask = torch.zeros(hidden_keys.shape, dtype=self._dtype).masked_fill(hidden_keys, torch.finfo(self._dtype).min)
+        rotary = self._model.model.rotary_emb(hidden, positions)
+        return self._layer.self_attn(hidden, attention_mask=mask[None, None], position_embeddings=rotary)[0][0]
+
+    @torch.inference_mode()
+    def gate(self, x: Tensor) -> Tensor:
+        """Return all gate scores [T, E]."""
+        router = self._layer.mlp.router
+        return nn.functional.linear(x.to(self._dtype), router.weight, router.bias)
+
+    @torch.inference_mode()
+    def experts(self, x: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the chosen experts [T, H]."""
+        return self._layer.mlp.experts(x.to(self._dtype), expert_ids, weights.to(self._dtype))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a random checkpoint with dimensions in which rounding errors add up as they do in the real model."""
+    config = random_config(hidden_size=256, intermediate_size=256, num_heads=8, head_dim=32, num_layers=2)
+    return write_random_checkpoint(tmp_path_factory.mktemp("bounds") / "checkpoint", config, seed=5)
+
+
+def relative_error(out: Tensor, truth: Tensor) -> float:
+    """Return the root mean square of the error over that of the truth."""
+    return ((out.double() - truth.double()).square().mean().sqrt() / truth.double().square().mean().sqrt()).item()
+
+
+def assert_bounded(ours: Tensor, theirs: Tensor, truth: Tensor, bound: float) -> None:
+    """Assert that our error stays under the bound and is no worse than transformers' bf16."""
+    error, peer = relative_error(ours, truth), relative_error(theirs, truth)
+    assert error <= bound, f"error {error:.2e} exceeds the bound {bound:.2e}"
+    assert error <= peer, f"error {error:.2e} exceeds transformers' {peer:.2e}"
+
+
+def rows(size: int, seed: int) -> Tensor:
+    """Return random rows that bf16 holds exactly."""
+    return torch.randn(NUM_ROWS, size, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
+
+
+@pytest.mark.parametrize("mode", ["precise", "bf16"])
+class TestBounds:
+    """One op after the other."""
+
+    def pair(self, path: Path) -> tuple[Truth, Truth]:
+        """Return transformers in float64 and in bf16."""
+        return Truth(load_reference(path), torch.float64), Truth(load_reference(path), torch.bfloat16)
+
+    def test_norm(self, path: Path, mode: str) -> None:
+        truth, theirs = self.pair(path)
+        transformer, _ = load_all(open_checkpoint(path), mode)
+        x = rows(transformer.config.hidden_size, seed=1)
+        gate = open_checkpoint(path).gate(LAYER)
+        ours = rms_norm(x, gate.norm, transformer.config.norm_eps).to(transformer.numerics.residual)
+        assert_bounded(ours, theirs.norm(x), truth.norm(x), BOUNDS[mode]["norm"])
+
+    def test_attention_with_keys_and_values_as_stored(self, path: Path, mode: str) -> None:
+        truth, theirs = self.pair(path)
+        transformer, _ = load_all(open_checkpoint(path), mode)
+        config = transformer.config
+        num_blocks = NUM_ROWS // 16 + 1
+        kv_cache = KVCache(config, KVCacheShape(num_blocks, num_blocks, 16), transformer.numerics.kv, "cpu")
+        step = prepare_step(config, one_sequence_batch(NUM_ROWS), kv_cache, RotaryTable(config, NUM_ROWS, "cpu"))
+        x = rows(config.hidden_size, seed=2)
+        ours = transformer.layers[LAYER].attention.forward(x, step, kv_cache)
+        assert_bounded(ours, theirs.attention(x), truth.attention(x), BOUNDS[mode]["attention"])
+
+    def test_gate(self, path: Path, mode: str) -> None:
+        truth, theirs = self.pair(path)
+        transformer, _ = load_all(open_checkpoint(path), mode)
+        x = rows(transformer.config.hidden_size, seed=3)
+        scores = transformer.layers[LAYER].gate.scores(x)
+        assert_bounded(scores, theirs.gate(x), truth.gate(x), BOUNDS[mode]["gate"])
+
+    def test_experts_with_the_choices_of_the_truth(self, path: Path, mode: str) -> None:
+        truth, theirs = self.pair(path)
+        transformer, shard = load_all(open_checkpoint(path), mode)
+        x = rows(transformer.config.hidden_size, seed=4)
+        scores, expert_ids = truth.gate(x).topk(transformer.config.experts_per_token)
+        weights = scores.softmax(-1)
+        gate = GateOutput(expert_ids, weights.float())
+        hidden = x.to(transformer.numerics.expert_input)
+        ours = combine(shard.submit(LAYER, hidden, gate).wait(), gate.weights).to(transformer.numerics.residual)
+        reference = truth.experts(x, expert_ids, weights)
+        assert_bounded(ours, theirs.experts(x, expert_ids, weights), reference, BOUNDS[mode]["experts"])
