@@ -1,0 +1,109 @@
+"""A real `expertmesh serve` in a process of its own, on free loopback ports, ended as a user would end it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    preset: str
+    http_port: int
+    grpc_port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+    start_s: float
+    """Seconds from the command to /ready."""
+
+    @property
+    def url(self) -> str:
+        """Return the HTTP root."""
+        return f"http://127.0.0.1:{self.http_port}"
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def served(preset: str, *arguments: str) -> Generator[Served]:
+    """Start `expertmesh serve PRESET`, yield it when /ready says so, end it with Ctrl-C's signal and check the end."""
+    http_port, grpc_port = free_port(), free_port()
+    command = [sys.executable, "-m", "router.cli", "serve", preset, "--port", str(http_port)]
+    command += ["--grpc-port", str(grpc_port), *arguments]
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    with tempfile.TemporaryDirectory(prefix="em") as directory:
+        log = Path(directory) / "serve.log"
+        began = time.monotonic()
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
+        try:
+            wait_until_ready(process, http_port, log)
+            start_s = time.monotonic() - began
+            yield Served(preset, http_port, grpc_port, process, log, start_s)
+            stop(process, log)
+        finally:
+            kill_group(process)
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], http_port: int, log: Path) -> None:
+    """Poll /ready; raises AssertionError with the server's own words when it ends or takes too long."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with httpx.Client(trust_env=False, timeout=5.0) as client:
+        while time.monotonic() < deadline:
+            assert process.poll() is None, f"serve ended with {process.returncode}:\n{log.read_text()}"
+            try:
+                if client.get(f"http://127.0.0.1:{http_port}/ready").status_code == httpx.codes.OK:
+                    return
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.2)
+    raise AssertionError(f"not ready after {START_TIMEOUT_S:.0f} s:\n{log.read_text()}")
+
+
+def stop(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Send SIGINT and assert a clean end within the limit."""
+    process.send_signal(signal.SIGINT)
+    try:
+        code = process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise AssertionError(f"serve did not stop within {STOP_TIMEOUT_S:.0f} s:\n{log.read_text()}") from error
+    assert code in (0, 130), f"serve ended with {code}:\n{log.read_text()}"
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End whatever is left of the server's own process group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait(STOP_TIMEOUT_S)
+
+
+def is_port_free(ports: Sequence[int]) -> bool:
+    """Say whether nobody listens on any of the ports."""
+    for port in ports:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return False
+    return True
