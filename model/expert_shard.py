@@ -63,6 +63,11 @@ class ExpertShard:
             _num_bytes(getattr(weights, field.name)) for weights in self._weights.values() for field in fields(weights)
         )
 
+    @property
+    def free_dequantized_bytes(self) -> int:
+        """Return the bytes still free for keeping dequantised weights."""
+        return self._free_bytes
+
     def forward(self, layer: int, rows: Tensor, row_ids: Tensor, expert_ids: Tensor) -> Tensor:
         """Return [P, H] in the expert output dtype: pair p is expert `expert_ids[p]` on rows[row_ids[p]].
 

@@ -73,7 +73,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], http_port: int, log: Path
         while time.monotonic() < deadline:
             assert process.poll() is None, f"serve ended with {process.returncode}:\n{log.read_text()}"
             try:
-                if client.get(f"http://127.0.0.1:{http_port}/ready").status_code == httpx.codes.OK:
+                if client.get(f"http://127.0.0.1:{http_port}/ready").status_code == 200:
                     return
             except httpx.HTTPError:
                 pass
