@@ -1,0 +1,194 @@
+"""ModelHub: what a Hugging Face hub says of a model's files, and their bytes, from any offset on.
+
+huggingface_hub knows tokens, endpoints, names and addresses. The bytes are streamed here, because its own download
+begins a file anew that another process left unfinished.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from urllib.request import getproxies
+
+import httpx
+from huggingface_hub import ModelInfo, constants, hf_hub_url
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import build_hf_headers, validate_repo_id
+
+from router.fetch_errors import FetchError, HubUnreachable, ModelNameRefused, ModelUnavailable
+
+CHUNK_BYTES = 1024 * 1024
+TIMEOUT_S = 30.0
+MAX_FRUITLESS_ATTEMPTS = 5
+"""Attempts in a row that bring no byte before we give up."""
+RETRY_DELAY_S = 1.0
+TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """One file of a model at one revision."""
+
+    name: str
+    num_bytes: int
+    sha256: str | None
+    """Of its content, for large files."""
+    blob_id: str
+    """Git's SHA-1 of its content, for small files."""
+
+    @property
+    def content_id(self) -> str:
+        """Return what names this very content."""
+        return self.sha256 or self.blob_id
+
+
+@dataclass(frozen=True, slots=True)
+class HubModel:
+    """A model at one revision."""
+
+    name: str
+    revision: str
+    """The commit."""
+    files: tuple[HubFile, ...]
+
+
+class ModelHub:
+    """A hub, by default the one that HF_ENDPOINT names, or huggingface.co; HF_TOKEN opens gated models."""
+
+    def __init__(self, endpoint: str | None = None, retry_delay_s: float = RETRY_DELAY_S) -> None:
+        self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
+        self._retry_delay_s = retry_delay_s
+
+    def model(self, name: str, revision: str) -> HubModel:
+        """Return the files of a model; raises FetchError."""
+        _check_name(name)
+        url = f"{self.endpoint}/api/models/{name}/revision/{quote(revision, safe='')}?blobs=true"
+        document: dict[str, Any] = {}
+
+        def ask() -> None:
+            with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
+                response = client.get(url, headers=build_hf_headers())
+                _check_status(response, name, revision)
+                document.update(_json_object(response))
+
+        self._persist(ask, lambda: 0, url)
+        info = ModelInfo(**document)
+        files = [
+            HubFile(entry.rfilename, entry.size or 0, entry.lfs.sha256 if entry.lfs else None, entry.blob_id or "")
+            for entry in info.siblings or []
+        ]
+        return HubModel(name, info.sha or revision, tuple(files))
+
+    def download(self, model: HubModel, file: HubFile, target: Path, on_bytes: Callable[[int], None]) -> None:
+        """Complete `target`, which may hold the beginning of `file` already; `on_bytes` is told the bytes of each step.
+
+        A broken connection is taken up where it broke; raises FetchError when that keeps bringing nothing.
+        """
+        url = hf_hub_url(model.name, file.name, revision=model.revision, endpoint=self.endpoint)
+
+        def fetch_rest() -> None:
+            if _size(target) < file.num_bytes or not target.exists():
+                for num_bytes in self._stream(model, url, target):
+                    on_bytes(num_bytes)
+                    if _size(target) > file.num_bytes:
+                        return  # more than announced: the caller will see that it is damaged
+            if _size(target) < file.num_bytes:
+                raise _Interrupted(f"the answer ended after {_size(target)} of {file.num_bytes} bytes")
+
+        self._persist(fetch_rest, lambda: _size(target), url)
+
+    def _stream(self, model: HubModel, url: str, target: Path) -> Iterator[int]:
+        """Append to `target` what it lacks; yield the bytes of each step, negative ones if the server begins anew."""
+        offset = _size(target)
+        headers = build_hf_headers() | {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        with (
+            httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
+            client.stream("GET", url, headers=headers) as response,
+        ):
+            _check_status(response, model.name, model.revision)
+            is_continued = response.status_code == HTTPStatus.PARTIAL_CONTENT
+            if not is_continued:
+                yield -offset
+            with target.open("ab" if is_continued else "wb") as stream:
+                for chunk in response.iter_raw(CHUNK_BYTES):
+                    stream.write(chunk)
+                    stream.flush()
+                    yield len(chunk)
+
+    def _persist(self, attempt: Callable[[], None], progress: Callable[[], int], url: str) -> None:
+        """Repeat `attempt` until it succeeds, or fails too often in a row while `progress` stands still."""
+        num_fruitless = 0
+        while True:
+            before = progress()
+            try:
+                attempt()
+            except (httpx.TransportError, _Interrupted) as error:
+                num_fruitless = 0 if progress() > before else num_fruitless + 1
+                if num_fruitless >= MAX_FRUITLESS_ATTEMPTS:
+                    raise HubUnreachable(_unreachable(url, error)) from error
+                time.sleep(self._retry_delay_s * 2**num_fruitless)
+            else:
+                return
+
+
+class _Interrupted(Exception):
+    """The server cannot answer now, or stopped in the middle."""
+
+
+def _check_name(name: str) -> None:
+    if constants.HF_HUB_OFFLINE:
+        raise HubUnreachable("HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or serve with --model PATH")
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ModelNameRefused(f"{name!r} is no model name: {error}") from error
+
+
+def _check_status(response: httpx.Response, name: str, revision: str) -> None:
+    if response.status_code in TRANSIENT_STATUS:
+        raise _Interrupted(f"HTTP {response.status_code}")
+    if response.is_error:
+        raise _refusal(response, name, revision)
+
+
+def _refusal(response: httpx.Response, name: str, revision: str) -> FetchError:
+    host, code = response.url.host, response.headers.get("X-Error-Code", "")
+    if code == "RevisionNotFound":
+        return ModelUnavailable(f"{name} has no revision {revision!r} at {host}")
+    if code == "GatedRepo" or response.status_code == HTTPStatus.FORBIDDEN:
+        hint = "accept its terms on its page, and set HF_TOKEN to a token that may read it"
+        return ModelUnavailable(f"{name} is gated at {host}: {hint}")
+    if response.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.UNAUTHORIZED}:
+        hint = "check the name; a private model needs HF_TOKEN set to a token that may read it"
+        return ModelUnavailable(f"{host} has no model {name}, or does not show it to this user: {hint}")
+    return ModelUnavailable(f"{host} answers {response.status_code} for {response.url}")
+
+
+def _json_object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        document = response.json()
+    except ValueError as error:
+        raise HubUnreachable(
+            f"{response.url} answers with no JSON; is HF_ENDPOINT a hub, or a proxy in between?"
+        ) from error
+    if not isinstance(document, dict):
+        raise HubUnreachable(f"{response.url} answers with no JSON object; is HF_ENDPOINT a hub?")
+    return document
+
+
+def _unreachable(url: str, error: Exception) -> str:
+    proxies = {scheme: address for scheme, address in getproxies().items() if scheme in {"http", "https", "all"}}
+    through = f" through the proxy {', '.join(sorted(set(proxies.values())))}" if proxies else ""
+    return (
+        f"{url} cannot be reached{through}: {error or type(error).__name__}. What has arrived is kept: try again, "
+        "set HF_ENDPOINT to a mirror, or copy the files here by other means and serve with --model PATH"
+    )
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
