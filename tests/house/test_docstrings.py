@@ -75,10 +75,8 @@ def test_documented_arguments_exist() -> None:
         ("x = 1\n", 1),
         ('"""A."""\ndef f(): ...\n', 1),
         ('"""A."""\ndef _f(): ...\n', 0),
-        (
-            '"""A."""\nclass C:\n    """C."""\n    def f(self): ...\n    def _g(self): ...\n    def __len__(self): ...\n',
-            1,
-        ),
+        ('"""A."""\nclass C:\n    """C."""\n    def f(self): ...\n    def _g(self): ...\n', 1),
+        ('"""A."""\nclass C:\n    """C."""\n    def __len__(self): ...\n', 0),
         ('"""A."""\nclass C:\n    """C."""\n    @override\n    async def f(self): ...\n', 0),
     ],
 )
