@@ -4,6 +4,7 @@ huggingface_hub knows tokens, endpoints, names and addresses. The bytes are stre
 begins a file anew that another process left unfinished.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ TIMEOUT_S = 30.0
 MAX_FRUITLESS_ATTEMPTS = 5
 """Attempts in a row that bring no byte before we give up."""
 RETRY_DELAY_S = 1.0
+OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -141,8 +143,8 @@ class _Interrupted(Exception):
 
 
 def _check_name(name: str) -> None:
-    if constants.HF_HUB_OFFLINE:
-        raise HubUnreachable("HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or serve with --model PATH")
+    if os.environ.get(OFFLINE_VARIABLE, "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise HubUnreachable(f"{OFFLINE_VARIABLE} is set, so nothing is fetched; unset it, or serve with --model PATH")
     try:
         validate_repo_id(name)
     except HFValidationError as error:
