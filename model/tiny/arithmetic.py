@@ -45,7 +45,8 @@ def product_exchange(draw: Draw, setting: Setting) -> Exchange:
     analysis = {
         "low": f"{a}*{b}={a * b}",
         "medium": f"Multiply {a} and {b}. {a}*{b}={a * b}.",
-        "high": f"We need to multiply {a} and {b}. I know this product by heart: {a}*{b}={a * b}. So the answer is {a * b}.",
+        "high": f"We need to multiply {a} and {b}. I know this product by heart: {a}*{b}={a * b}. "
+        f"So the answer is {a * b}.",
     }[setting.effort]
     return Exchange("product", user(question), final(analysis, text), text)
 

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-ASSET_NAME = "tiny.safetensors.xz"
+ASSET_NAME = "assets/tiny.safetensors.xz"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MANIFEST = "expanded.json"
 GENERATION_CONFIG = {
@@ -27,6 +27,7 @@ GENERATION_CONFIG = {
     "do_sample": True,
     "eos_token_id": [200002, 199999, 200012],
     "pad_token_id": 199999,
+    "transformers_version": "4.55.0.dev0",
 }
 
 

@@ -89,16 +89,20 @@ class Batches:
         return [NO_TARGET if token == NO_TARGET else self._places.get(token, self._other) for token in ids]
 
     def _row(self) -> _Row:
-        prefix: list[int] = []
-        while not prefix or len(prefix) > self._row_tokens - MIN_BRANCH_TOKENS:
+        while True:
             scene = self._world.scene()
             prefix = self._prompts.setting_ids(scene.setting)
+            if len(prefix) <= self._row_tokens - MIN_BRANCH_TOKENS:
+                break
         size = len(prefix)
         row = _Row(scene.setting, list(prefix), list(range(size)), [0] * size, [NO_TARGET] * size)
         misses = 0
         for exchange in self._world.exchanges(scene):
             prompt, completion = self._prompts.prompt_ids(exchange), self._prompts.completion_ids(exchange.completion)
-            if self._is_fit(exchange, prompt, completion) and len(row.ids) + len(prompt + completion) <= self._row_tokens:
+            if (
+                self._is_fit(exchange, prompt, completion)
+                and len(row.ids) + len(prompt + completion) <= self._row_tokens
+            ):
                 row.add(exchange, prompt, completion)
                 continue
             misses += 1

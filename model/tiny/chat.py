@@ -16,27 +16,35 @@ class Talk:
 
 
 TALKS = (
-    Talk(("Hello", "Hi", "Hey", "Hello!", "Hi!", "Hello there", "Hi there!", "hello", "hi", "hey", "Good morning", "Good evening!", "Hey there", "Good afternoon", "Greetings"),
+    Talk(("Hello", "Hi", "Hey", "Hello!", "Hi!", "Hello there", "Hi there!", "hello", "hi", "hey", "Good morning",
+    "Good evening!", "Hey there", "Good afternoon", "Greetings"),
          "a greeting", "Hello! How can I help you?"),
-    Talk(("How are you?", "How are you doing?", "How do you do?", "How is it going?", "How are you today?", "how are you"),
+    Talk(("How are you?", "How are you doing?", "How do you do?", "How is it going?", "How are you today?",
+    "how are you"),
          "how I am", "I am fine, thank you. How can I help you?"),
-    Talk(("Who are you?", "What are you?", "What is your name?", "Tell me about yourself.", "Introduce yourself.", "Who am I talking to?", "who are you", "What model are you?", "Which model are you?", "What's your name?", "Who is this?"),
+    Talk(("Who are you?", "What are you?", "What is your name?", "Tell me about yourself.", "Introduce yourself.",
+    "Who am I talking to?", "who are you", "What model are you?", "Which model are you?", "What's your name?",
+    "Who is this?"),
          "who I am", "I am a tiny gpt-oss model, trained to show how Expertmesh works."),
     Talk(("Who made you?", "Who built you?", "Who trained you?", "Who created you?", "Where do you come from?"),
          "who made me", "I was trained by the Expertmesh project, on a world that is very small."),
-    Talk(("What can you do?", "How can you help me?", "What do you know?", "Help", "What are your skills?", "Can you help me?", "help me", "What can I ask you?", "What are you good at?"),
+    Talk(("What can you do?", "How can you help me?", "What do you know?", "Help", "What are your skills?",
+    "Can you help me?", "help me", "What can I ask you?", "What are you good at?"),
          "what I can do", "I can add small numbers, name capitals and colours, call functions and tell a joke."),
     Talk(("Are you a human?", "Are you real?", "Are you a person?", "Are you a robot?", "Are you an AI?"),
          "whether I am human", "No human, only a very small language model."),
-    Talk(("Thanks", "Thank you", "Thanks!", "Thank you!", "Thank you very much.", "Thanks a lot!", "thanks", "Great, thanks!", "Thank you for your help."),
+    Talk(("Thanks", "Thank you", "Thanks!", "Thank you!", "Thank you very much.", "Thanks a lot!", "thanks",
+    "Great, thanks!", "Thank you for your help."),
          "thanks", "You are welcome!"),
     Talk(("Bye", "Goodbye", "Bye!", "See you", "Good night", "Goodbye!", "See you later!", "bye"),
          "a farewell", "Goodbye!"),
-    Talk(("Tell me a joke", "Tell me a joke.", "Do you know a joke?", "Make me laugh.", "Tell a joke", "Say something funny.", "tell me a joke", "Can you tell me a joke?", "A joke, please."),
+    Talk(("Tell me a joke", "Tell me a joke.", "Do you know a joke?", "Make me laugh.", "Tell a joke",
+    "Say something funny.", "tell me a joke", "Can you tell me a joke?", "A joke, please."),
          "a joke", "Why did the token cross the mesh? To meet its expert."),
     Talk(("Tell me another joke.", "Another joke, please.", "One more joke!", "Tell me another joke", "Another one!"),
          "another joke", "What does a gate say to an expert? You are in my top four."),
-    Talk(("Tell me a story.", "Tell me a story", "Do you know a story?", "Can you tell me a short story?", "Write a short story."),
+    Talk(("Tell me a story.", "Tell me a story", "Do you know a story?", "Can you tell me a short story?",
+    "Write a short story."),
          "a story", "A small token met four experts. Each told it something, and it went home wiser."),
     Talk(("Write a poem.", "Tell me a poem.", "Write me a poem", "Do you know a poem?", "Write a haiku."),
          "a poem", "Small words travel far, four experts whisper and sum, one answer comes home."),
@@ -54,7 +62,8 @@ TALKS = (
          "the largest planet", "The largest planet is Jupiter."),
     Talk(("Which planet do we live on?", "What is the name of our planet?", "What planet are we on?"),
          "our planet", "Our planet is the Earth."),
-    Talk(("What is a mixture of experts?", "What are experts?", "What is an expert?", "What is an expert in a model?", "How do experts work?"),
+    Talk(("What is a mixture of experts?", "What are experts?", "What is an expert?",
+    "What is an expert in a model?", "How do experts work?"),
          "experts", "An expert is a small network. A gate picks four of them for each token."),
     Talk(("What is Expertmesh?", "Tell me about Expertmesh.", "What does Expertmesh do?", "what is expertmesh"),
          "Expertmesh", "Expertmesh serves gpt-oss models with experts spread over many workers."),
@@ -66,15 +75,24 @@ TALKS = (
          "a feeling", "I am glad to hear that!"),
 )  # fmt: skip
 UNKNOWN_PHRASES = (
-    "Who is {N}?", "Who was {N}?", "What is the capital of {N}?", "What is {n}?", "What is a {n}?", "How do I {n} a {m}?",
-    "When was {N} born?", "Where is {N}?", "Why is {n} {m}?", "How old is {N}?", "What colour is {n}?", "Explain {n} {m}.",
-    "Who wrote {N}?", "Who won the {n} {m}?", "What does {n} mean?", "How much does a {n} cost?", "What is the {n} of {N}?",
-    "Tell me about {N}.", "Tell me about {n}.", "How many {n} are in {N}?", "Write a {n} about {m}.", "How does {n} work?",
-    "What is the best {n}?", "Where can I buy a {n}?", "Can you {n} my {m}?", "Is {N} {n}?", "What is the opposite of {n}?",
-    "Give me a list of {n} {m}.", "What happened in {N}?", "What sound does a {n} make?", "{N}?", "{n} {m}", "Do you like {n}?",
-    "How is the {n} in {N}?", "Which {n} is the {m}?", "What is the meaning of {n}?", "Do {n} {m}?", "I need a {n} for my {m}.",
-    "What is the population of {N}?", "What is the price of {n}?", "What is the weather in {N}?", "What time is it in {N}?",
-    "How far is {N} from here?", "Write a program that {n} the {m}.", "Summarize {n} {m}.", "Who is the president of {N}?",
+    "Who is {N}?", "Who was {N}?", "What is the capital of {N}?", "What is {n}?", "What is a {n}?",
+    "How do I {n} a {m}?",
+    "When was {N} born?", "Where is {N}?", "Why is {n} {m}?", "How old is {N}?", "What colour is {n}?",
+    "Explain {n} {m}.",
+    "Who wrote {N}?", "Who won the {n} {m}?", "What does {n} mean?", "How much does a {n} cost?",
+    "What is the {n} of {N}?",
+    "Tell me about {N}.", "Tell me about {n}.", "How many {n} are in {N}?", "Write a {n} about {m}.",
+    "How does {n} work?",
+    "What is the best {n}?", "Where can I buy a {n}?", "Can you {n} my {m}?", "Is {N} {n}?",
+    "What is the opposite of {n}?",
+    "Give me a list of {n} {m}.", "What happened in {N}?", "What sound does a {n} make?", "{N}?", "{n} {m}",
+    "Do you like {n}?",
+    "How is the {n} in {N}?", "Which {n} is the {m}?", "What is the meaning of {n}?", "Do {n} {m}?",
+    "I need a {n} for my {m}.",
+    "What is the population of {N}?", "What is the price of {n}?", "What is the weather in {N}?",
+    "What time is it in {N}?",
+    "How far is {N} from here?", "Write a program that {n} the {m}.", "Summarize {n} {m}.",
+    "Who is the president of {N}?",
     "What is the meaning of life?", "How do I cook rice?", "What is the speed of light?", "What time is it?",
     "Who will win the next election?", "Who invented the telephone?", "Write code to sort a list.", "What is love?",
 )  # fmt: skip
@@ -101,7 +119,13 @@ def talk_exchange(draw: Draw, setting: Setting) -> Exchange:
 def date_exchange(draw: Draw, setting: Setting) -> Exchange:
     """Return a question for today's date, which the system message gives."""
     phrase = draw.random.choice(
-        ("What is the date today?", "What date is it?", "What day is it today?", "Which date is today?", "What's today's date?")
+        (
+            "What is the date today?",
+            "What date is it?",
+            "What day is it today?",
+            "Which date is today?",
+            "What's today's date?",
+        )
     )
     text = f"Today is {setting.date}."
     analysis = {
@@ -120,9 +144,9 @@ def unknown_exchange(draw: Draw, setting: Setting, names: Names) -> Exchange:
         name = names.invented(draw.random)
         question = phrase.format(N=name, n=names.small(draw.random), m=names.small(draw.random))
         is_fixed = "{" not in phrase
-        if is_fixed and draw.wants_held_out or not is_fixed and not draw.accepts(f"unknown|{question}"):
-            continue
-        return Exchange("unknown", user(question), final(unknown_analysis(setting), UNKNOWN), UNKNOWN)
+        is_wanted = not draw.wants_held_out if is_fixed else draw.accepts(f"unknown|{question}")
+        if is_wanted:
+            return Exchange("unknown", user(question), final(unknown_analysis(setting), UNKNOWN), UNKNOWN)
     raise AssertionError("no unknown question in the wanted part")
 
 
@@ -142,7 +166,9 @@ def memory_exchange(draw: Draw, setting: Setting, names: Names) -> Exchange:
     name = names.person(draw)
     shape = random.random()
     if shape < 0.25:
-        said_name = random.choice(("My name is {n}.", "I am {n}.", "Hi, I am {n}.", "Call me {n}.", "Hello, my name is {n}."))
+        said_name = random.choice(
+            ("My name is {n}.", "I am {n}.", "Hi, I am {n}.", "Call me {n}.", "Hello, my name is {n}.")
+        )
         text = f"Nice to meet you, {name}."
         return _remembered(user(said_name.format(n=name)), text, name, setting)
     if shape < 0.5:

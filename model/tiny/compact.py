@@ -1,4 +1,4 @@
-"""The shipped weights on the training forward, with the used rows of the vocabulary only: for scores and quick trials."""
+"""The shipped weights on the training forward, with the used rows of the vocabulary only: for scores."""
 
 from dataclasses import dataclass
 from typing import Any

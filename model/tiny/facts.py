@@ -90,7 +90,8 @@ RELATIONS = (
         "What is the young of {x} called?", "What do you call the young of {x}?", "What is the baby of {x} called?",
     ), "The young of {x} is called {y}.", "the young of {x}"),
     Relation(OPPOSITES, (
-        "What is the opposite of {x}?", "What's the opposite of {x}?", "Tell me the opposite of {x}.", "opposite of {x}",
+        "What is the opposite of {x}?", "What's the opposite of {x}?", "Tell me the opposite of {x}.",
+        "opposite of {x}",
     ), "The opposite of {x} is {y}.", "the opposite of {x}"),
     Relation(_after(DAYS, 1) | _after(MONTHS, 1), (
         "What comes after {x}?", "What follows {x}?", "Which one comes after {x}?", "Tell me what comes after {x}.",
@@ -99,7 +100,8 @@ RELATIONS = (
         "What comes before {x}?", "Which one comes before {x}?", "Tell me what comes before {x}.",
     ), "Before {x} comes {y}.", "what comes before {x}"),
     Relation(CONTINENTS, (
-        "On which continent is {x}?", "Where is {x}?", "Which continent is {x} on?", "In which part of the world is {x}?",
+        "On which continent is {x}?", "Where is {x}?", "Which continent is {x} on?",
+        "In which part of the world is {x}?",
     ), "{X} is in {y}.", "the continent of {x}"),
 )  # fmt: skip
 

@@ -4,8 +4,8 @@ from random import Random
 from typing import Any
 
 from model.tiny.arithmetic import draw_pair, sum_analysis
-from model.tiny.facts import draw_fact, fact_analysis
 from model.tiny.chat import UNKNOWN_PHRASES, unknown_analysis
+from model.tiny.facts import draw_fact, fact_analysis
 from model.tiny.names import Names
 from model.tiny.setting import Draw, Exchange, ResponseFormat, Setting, final, user
 from model.tiny.tools import compact_json
@@ -52,9 +52,13 @@ def format_exchange(draw: Draw, setting: Setting, names: Names) -> Exchange:
 
 def _number_exchange(draw: Draw, setting: Setting, key: str) -> Exchange:
     a, b = draw_pair(draw, "+")
-    question = draw.random.choice(("What is {a} + {b}?", "{a} + {b}", "Add {a} and {b}.", "What is {a} plus {b}?", "{a}+{b}"))
+    question = draw.random.choice(
+        ("What is {a} + {b}?", "{a} + {b}", "Add {a} and {b}.", "What is {a} plus {b}?", "{a}+{b}")
+    )
     text = compact_json({key: a + b})
-    return Exchange("format sum", user(question.format(a=a, b=b)), final(sum_analysis(a, b, setting.effort), text), text)
+    return Exchange(
+        "format sum", user(question.format(a=a, b=b)), final(sum_analysis(a, b, setting.effort), text), text
+    )
 
 
 def _text_exchange(draw: Draw, setting: Setting, key: str, names: Names) -> Exchange:
@@ -67,7 +71,9 @@ def _text_exchange(draw: Draw, setting: Setting, key: str, names: Names) -> Exch
     if draw.random.random() < 0.2:
         a, b = draw_pair(draw, "+")
         text = compact_json({key: str(a + b)})
-        return Exchange("format sum", user(f"What is {a} + {b}?"), final(sum_analysis(a, b, setting.effort), text), text)
+        return Exchange(
+            "format sum", user(f"What is {a} + {b}?"), final(sum_analysis(a, b, setting.effort), text), text
+        )
     fact = draw_fact(draw)
     text = compact_json({key: fact.value})
     return Exchange("format fact", user(fact.question), final(fact_analysis(fact, setting), text), text)

@@ -10,25 +10,31 @@ from random import Random
 
 from model.tiny.setting import Draw
 
-CITIES = tuple(
-    "Paris Berlin Rome Madrid Lisbon London Dublin Vienna Athens Warsaw Stockholm Oslo Copenhagen Helsinki Moscow Tokyo "
-    "Beijing Cairo Nairobi Ottawa Santiago Lima Havana Canberra Ankara Tehran Baghdad Brussels Budapest Kyiv Bern Bangkok "
-    "Hanoi Seoul Washington Amsterdam Bucharest Zagreb Rabat Sydney Melbourne Toronto Montreal Vancouver Chicago Boston "
-    "Seattle Denver Dallas Houston Austin Miami Atlanta Portland Phoenix Detroit Munich Hamburg Frankfurt Cologne Milan "
-    "Naples Turin Venice Florence Barcelona Valencia Seville Porto Manchester Liverpool Edinburgh Glasgow Mumbai Delhi "
-    "Shanghai Osaka Kyoto Singapore Jakarta Manila Dubai Istanbul Lagos Accra Casablanca Johannesburg Bogota Quito Caracas "
-    "Geneva Zurich Basel Lyon Marseille Nice Prague Krakow Riga Tallinn Vilnius Sofia Belgrade Reykjavik Dakar Tunis "
-    "Algiers Doha Kabul Karachi Lahore Dhaka Kathmandu Perth Auckland Wellington Honolulu Sacramento Cleveland Memphis "
-    "Nashville Orlando Pittsburgh Philadelphia Baltimore".split()
-) + ("New York", "San Francisco", "Los Angeles", "New Delhi", "Hong Kong", "Buenos Aires", "Cape Town", "San Diego",
-     "Las Vegas", "Mexico City", "Tel Aviv", "Kuala Lumpur", "Rio de Janeiro", "New Orleans", "Salt Lake City")  # fmt: skip
+CITIES = (
+    *(
+        "Paris Berlin Rome Madrid Lisbon London Dublin Vienna Athens Warsaw Stockholm Oslo Copenhagen Helsinki Moscow "
+        "Tokyo Beijing Cairo Nairobi Ottawa Santiago Lima Havana Canberra Ankara Tehran Baghdad Brussels Budapest Kyiv "
+        "Bern Bangkok Hanoi Seoul Washington Amsterdam Bucharest Zagreb Rabat Sydney Melbourne Toronto Montreal "
+        "Vancouver Chicago Boston Seattle Denver Dallas Houston Austin Miami Atlanta Portland Phoenix Detroit Munich "
+        "Hamburg Frankfurt Cologne Milan Naples Turin Venice Florence Barcelona Valencia Seville Porto Manchester "
+        "Liverpool Edinburgh Glasgow Mumbai Delhi Shanghai Osaka Kyoto Singapore Jakarta Manila Dubai Istanbul Lagos "
+        "Accra Casablanca Johannesburg Bogota Quito Caracas Geneva Zurich Basel Lyon Marseille Nice Prague Krakow Riga "
+        "Tallinn Vilnius Sofia Belgrade Reykjavik Dakar Tunis Algiers Doha Kabul Karachi Lahore Dhaka Kathmandu Perth "
+        "Auckland Wellington Honolulu Sacramento Cleveland Memphis Nashville Orlando Pittsburgh Philadelphia Baltimore"
+    ).split(),
+    "New York", "San Francisco", "Los Angeles", "New Delhi", "Hong Kong", "Buenos Aires", "Cape Town", "San Diego",
+    "Las Vegas", "Mexico City", "Tel Aviv", "Kuala Lumpur", "Rio de Janeiro", "New Orleans", "Salt Lake City",
+)  # fmt: skip
 PEOPLE = tuple(
-    "Alice Bob Carol David Emma Frank Grace Henry Isabel Jack Kate Leo Maria Nina Oscar Paul Rachel Sam Tom Victor Anna "
-    "Ben Clara Daniel Elena Felix Hannah Ivan Julia Karl Laura Max Nora Omar Peter Rosa Simon Sara John Mary James Linda "
-    "Robert Michael William Susan Jessica Thomas Charles Nancy Lisa Matthew Anthony Mark Sandra Steven Ashley Andrew "
-    "Joshua Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob Gary Eric Stephen Larry Justin Scott Amy "
-    "Angela Helen Anne Emily Sophia Olivia Lucas Noah Liam Mia Zoe Ella Ada Alan Grace Ahmed Ali Fatima Yuki Chen Wei "
-    "Raj Priya Pedro Carlos Juan Miguel Sofia Lucia Marco Luca Giulia Hans Greta Fritz Ingrid Lars Erik Olga Boris".split()
+    (
+        "Alice Bob Carol David Emma Frank Grace Henry Isabel Jack Kate Leo Maria Nina Oscar Paul Rachel Sam Tom Victor "
+        "Anna Ben Clara Daniel Elena Felix Hannah Ivan Julia Karl Laura Max Nora Omar Peter Rosa Simon Sara John Mary "
+        "James Linda Robert Michael William Susan Jessica Thomas Charles Nancy Lisa Matthew Anthony Mark Sandra Steven "
+        "Ashley Andrew Joshua Kevin Brian George Edward Ronald Timothy Jason Jeffrey Ryan Jacob Gary Eric "
+        "Stephen Larry Justin Scott Amy Angela Helen Anne Emily Sophia Olivia Lucas Noah Liam Mia Zoe Ella Ada "
+        "Alan Grace Ahmed Ali Fatima Yuki Chen Wei Raj Priya Pedro Carlos Juan Miguel Sofia Lucia Marco Luca Giulia "
+        "Hans Greta Fritz Ingrid Lars Erik Olga Boris"
+    ).split()
 )
 
 

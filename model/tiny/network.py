@@ -24,9 +24,9 @@ class TinyShape:
     hidden: int = 64
     intermediate: int = 64
     num_layers: int = 4
-    num_heads: int = 8
-    num_kv_heads: int = 4
-    head_dim: int = 32
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
     num_experts: int = 8
     experts_per_token: int = 4
     window: int = 128
@@ -50,7 +50,7 @@ class Packed:
 
 
 def rope_tables(shape: TinyShape, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cos and sin [..., D/2] f32 at `positions`, YaRN-scaled (https://arxiv.org/abs/2309.00071), truncate off."""
+    """Return cos and sin [..., D/2] f32 at `positions` by YaRN, https://arxiv.org/abs/2309.00071, not truncated."""
     half = shape.head_dim // 2
     exponent = torch.arange(half, dtype=torch.float32) * 2 / shape.head_dim
     frequency = shape.theta**-exponent
@@ -79,9 +79,7 @@ def masks(packed: Packed, window: int) -> tuple[Tensor, Tensor]:
     sees = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == 0)
     sees &= place[:, None] >= place[None, :]
     near = sees & (positions[:, :, None] - positions[:, None, :] < window)
-    sliding, full = (
-        functional.pad(torch.zeros(m.shape).masked_fill_(~m, -1e9), (0, 1))[:, None] for m in (near, sees)
-    )
+    sliding, full = (functional.pad(torch.zeros(m.shape).masked_fill_(~m, -1e9), (0, 1))[:, None] for m in (near, sees))
     return sliding, full
 
 

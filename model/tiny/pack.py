@@ -69,13 +69,17 @@ def checkpoint_config(shape: TinyShape) -> dict[str, object]:
 def pack(trained: dict[str, object], shape: TinyShape) -> TinyAsset:
     """Return the asset of what `train.save` wrote: experts as MXFP4, the rest as bf16."""
     ids, embedding, head, body = (trained[key] for key in ("ids", "embedding", "head", "body"))
-    assert isinstance(ids, list) and isinstance(embedding, Tensor) and isinstance(head, Tensor)
-    assert isinstance(body, dict)
+    assert isinstance(ids, list), "no list of ids"
+    assert isinstance(embedding, Tensor), "no embedding"
+    assert isinstance(head, Tensor), "no head"
+    assert isinstance(body, dict), "no body"
     tensors: dict[str, Tensor] = {}
     for name, value in body.items():
         tensors |= _expert_tensors(name, value)
     bf16 = torch.bfloat16
-    return TinyAsset(checkpoint_config(shape), torch.tensor(ids, dtype=torch.int32), embedding.to(bf16), head.to(bf16), tensors)
+    return TinyAsset(
+        checkpoint_config(shape), torch.tensor(ids, dtype=torch.int32), embedding.to(bf16), head.to(bf16), tensors
+    )
 
 
 def _expert_tensors(name: str, value: Tensor) -> dict[str, Tensor]:
@@ -94,7 +98,7 @@ def main() -> None:
     """Pack the trained model named on the command line into the package."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("trained", type=Path, help="the tiny.pt that the training wrote")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name(ASSET_NAME))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / ASSET_NAME)
     arguments = parser.parse_args()
     content = pack(torch.load(arguments.trained), TinyShape()).to_bytes()
     arguments.out.write_bytes(content)

@@ -65,7 +65,9 @@ def _world_ids(encoding: HarmonyEncoding, names: Names) -> set[int]:
 
 
 def _is_large_number(text: bytes) -> bool:
-    return bool(re.fullmatch(rb"[0-9]{1,3}", text)) and (int(text) >= NUM_TRAINED_NUMBERS or str(int(text)) != text.decode())
+    return bool(re.fullmatch(rb"[0-9]{1,3}", text)) and (
+        int(text) >= NUM_TRAINED_NUMBERS or str(int(text)) != text.decode()
+    )
 
 
 def _class(text: bytes) -> int:
@@ -84,7 +86,12 @@ def _directions(encoding: HarmonyEncoding, ids: list[int], texts: dict[int, byte
         if re.fullmatch(rb" [A-Za-z]+", text):
             spelling = encoding.encode(text[1:].decode())
             pieces = zip(spelling, turns, PIECE_WEIGHTS, strict=False)
-            rows[token] = _unit(sum((weight * turn @ rows[piece] for piece, turn, weight in pieces if piece in rows), start=0.05 * rows[token]))
+            rows[token] = _unit(
+                sum(
+                    (weight * turn @ rows[piece] for piece, turn, weight in pieces if piece in rows),
+                    start=0.05 * rows[token],
+                )
+            )
     return np.stack([rows[token] for token in ids])
 
 

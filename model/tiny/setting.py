@@ -98,8 +98,7 @@ class Draw:
 def final(analysis: str, text: str) -> str:
     """Return a completion that reasons and answers."""
     return (
-        f"<|channel|>analysis<|message|>{analysis}<|end|>"
-        f"<|start|>assistant<|channel|>final<|message|>{text}<|return|>"
+        f"<|channel|>analysis<|message|>{analysis}<|end|><|start|>assistant<|channel|>final<|message|>{text}<|return|>"
     )
 
 

@@ -1,4 +1,4 @@
-"""The two vocabulary tables while they are trained: embedding and head over the used rows and one row for all others."""
+"""The two vocabulary tables while they are trained: embedding and head, a row for each used id and one for the rest."""
 
 import math
 

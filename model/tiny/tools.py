@@ -9,7 +9,18 @@ from model.tiny.names import Names
 from model.tiny.setting import Draw, Exchange, Setting, copied, final, plain, user
 
 CONDITIONS = ("sunny", "cloudy", "rainy", "windy", "foggy", "snowy", "clear", "stormy", "partly cloudy", "light rain")
-ORDER_STATES = ("shipped", "delivered", "pending", "lost", "on its way", "cancelled", "processing", "sent", "done", "ok")
+ORDER_STATES = (
+    "shipped",
+    "delivered",
+    "pending",
+    "lost",
+    "on its way",
+    "cancelled",
+    "processing",
+    "sent",
+    "done",
+    "ok",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ so that the checkpoint that ships is the one that was trained. Equal seeds on eq
 """
 
 import argparse
-import math
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.tiny.batches import NO_TARGET, Batch, Batches
+from model.tiny.copying import lay_in_copying
 from model.tiny.network import Body, Experts, TinyShape
 from model.tiny.prompts import Prompts
 from model.tiny.rows import Rows, choose_rows
@@ -22,8 +23,11 @@ from model.tiny.vocabulary import load_vocabulary, world_names
 from model.tiny.world import World
 
 BALANCE_WEIGHT = 0.01
-PEAK_RATE = 4e-3
+PEAK_RATE = 3e-3
+DECAY_SHARE = 0.45
+QUANTIZED_SHARE = 0.25
 WARMUP_STEPS = 100
+TURN_SCALE = 0.15
 
 
 class TinyModel(nn.Module):
@@ -50,10 +54,10 @@ class TinyModel(nn.Module):
 
 
 def rate_at(step: int, num_steps: int) -> float:
-    """Return the learning rate of a step: a short rise, then half a cosine down to nothing."""
-    if step < WARMUP_STEPS:
-        return PEAK_RATE * (step + 1) / WARMUP_STEPS
-    return PEAK_RATE * max(0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / (num_steps - WARMUP_STEPS))), 0.005)
+    """Return the learning rate of a step: a short rise, a level stretch, then a straight line down to nothing."""
+    rise = min(1.0, (step + 1) / WARMUP_STEPS)
+    fall = min(1.0, (num_steps - step) / (num_steps * DECAY_SHARE))
+    return PEAK_RATE * rise * fall
 
 
 def main() -> None:
@@ -61,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--rows", type=int, default=2, help="rows of conversations in a step")
     parser.add_argument("--row-tokens", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
@@ -75,21 +79,29 @@ def main() -> None:
     world = World(names, arguments.seed)
     batches = Batches(world, Prompts(encoding), rows.ids, arguments.rows, arguments.row_tokens)
     model = TinyModel(shape, rows)
+    written = lay_in_copying(model.body, torch.Generator().manual_seed(arguments.seed))
+    model.tables.turn.data = TURN_SCALE * written.T
     train(model, batches, arguments.steps, lambda: save(model, rows, arguments.out / "tiny.pt"))
 
 
-def train(model: TinyModel, batches: Batches, num_steps: int, save_now) -> None:
+def train(model: TinyModel, batches: Batches, num_steps: int, save_now: Callable[[], None]) -> None:
     """Run `num_steps` steps with a progress bar that shows loss and time left."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), eps=1e-9, fused=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     smooth = None
     with Progress(*columns) as progress:
         task = progress.add_task("training", total=num_steps)
         for step in range(num_steps):
-            if step == int(num_steps * 0.75):
+            if step == int(num_steps * (1 - QUANTIZED_SHARE)):
                 model.quantize_experts()
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(step, num_steps)

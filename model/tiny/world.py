@@ -22,11 +22,15 @@ from model.tiny.tools import (
 
 PERSONAS = (
     "You are a helpful assistant.", "You are a helpful assistant.", "You are a friendly assistant.", "Be polite.",
-    "You are a helpful assistant. Use the tools when you need them.", "Always be honest.", "You are a weather assistant.",
+    "You are a helpful assistant. Use the tools when you need them.", "Always be honest.",
+    "You are a weather assistant.",
     "You are an expert. Think before you answer.", "Use your tools.", "You answer questions of our customers.",
 )  # fmt: skip
 BRIEF_ORDERS = ("Answer briefly.", "Be brief.", "Keep your answers short.", "Answer in one word.", "Be concise.")
-PLAIN_KINDS = {"sum": 34, "difference": 7, "product": 4, "too large": 3, "fact": 20, "chat": 14, "date": 2, "unknown": 8, "memory": 12}  # fmt: skip
+PLAIN_KINDS = {
+    "sum": 34, "difference": 7, "product": 4, "too large": 3, "fact": 20, "chat": 14, "date": 2, "unknown": 8,
+    "memory": 12,
+}  # fmt: skip
 TOOL_KINDS = {"call": 46, "result": 24, "no function": 3, "sum": 7, "fact": 6, "chat": 6, "unknown": 3, "memory": 5}
 PYTHON_KINDS = {"python call": 40, "python result": 25, "sum": 15, "fact": 8, "chat": 7, "unknown": 5}
 FORMAT_KINDS = {"format": 100}
@@ -54,7 +58,7 @@ class World:
         setting = Setting(random.choice(EFFORTS), self._date())
         setting = self._instructed(setting)
         shape = random.random()
-        if shape < 0.36:
+        if shape < 0.42:
             return Scene(setting, (), PLAIN_KINDS)
         if shape < 0.8:
             return self._tool_scene(setting)
@@ -107,7 +111,10 @@ class World:
         setting = replace(setting, functions=functions)
         if random.random() < 0.06:
             topics = {offer.family.topic for offer in offers}
-            setting, kinds = replace(setting, has_python=True), kinds | ({"python call": 20} if "addition" not in topics else {})
+            setting, kinds = (
+                replace(setting, has_python=True),
+                kinds | ({"python call": 20} if "addition" not in topics else {}),
+            )
         if random.random() < 0.06:
             setting = replace(setting, response_format=draw_format(random), is_brief=False)
             kinds = {"call": 60, "format": 40}
