@@ -49,21 +49,25 @@ class TokenRoutes:
             edge.gone_since_s = now_s
 
     def open(self, sequence_id: str, attempt: int, edge_id: str) -> None:
-        """Route the events of a sequence to an edge. Raises EngineStopped if that edge is not attached."""
+        """Route the events of an attempt at a sequence to an edge; an older attempt of it gets no more.
+
+        Raises EngineStopped if that edge is not attached, or the attempt is not newer than the one that is open.
+        """
         edge = self._edges.get(edge_id)
         if edge is None or edge.gone_since_s is not None:
             raise EngineStopped(f"edge {edge_id} has no token stream here; sequence {sequence_id} was not admitted")
-        assert sequence_id not in self._edge_of, f"sequence {sequence_id} is open already"
+        current = self._attempt_of.get(sequence_id)
+        if current is not None and current >= attempt:
+            raise EngineStopped(f"sequence {sequence_id} is open here already, at attempt {current}")
+        self._forget(sequence_id)
         edge.sequences[sequence_id] = edge.attachment
         self._edge_of[sequence_id] = edge_id
         self._attempt_of[sequence_id] = attempt
 
-    def close(self, sequence_id: str) -> None:
-        """Forget a sequence; closing an unknown one does nothing."""
-        edge_id = self._edge_of.pop(sequence_id, None)
-        self._attempt_of.pop(sequence_id, None)
-        if edge_id is not None:
-            self._edges[edge_id].sequences.pop(sequence_id, None)
+    def close(self, sequence_id: str, attempt: int) -> None:
+        """Forget an attempt at a sequence; one that is not open any more is no matter."""
+        if self._attempt_of.get(sequence_id) == attempt:
+            self._forget(sequence_id)
 
     def route(self, events: Iterable[TokenEvent]) -> dict[int, list[TokenEvent]]:
         """Return the events by the attachment that is to carry them; those that nobody waits for are left out."""
@@ -82,7 +86,7 @@ class TokenRoutes:
                 continue
             lost.extend(edge.sequences)
             for sequence_id in list(edge.sequences):
-                self.close(sequence_id)
+                self._forget(sequence_id)
             del self._edges[edge_id]
         return lost
 
@@ -96,6 +100,12 @@ class TokenRoutes:
     def num_open(self) -> int:
         """Return how many sequences are open."""
         return len(self._edge_of)
+
+    def _forget(self, sequence_id: str) -> None:
+        self._attempt_of.pop(sequence_id, None)
+        edge_id = self._edge_of.pop(sequence_id, None)
+        if edge_id is not None:
+            del self._edges[edge_id].sequences[sequence_id]
 
     def _attachment_of(self, event: TokenEvent) -> int | None:
         edge_id = self._edge_of.get(event.sequence_id)

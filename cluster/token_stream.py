@@ -113,14 +113,14 @@ class TokenStreamServer(rpc.TokenStreamServicer):
         self._expiry.join()
 
     def open(self, sequence_id: str, attempt: int, edge_id: str) -> None:
-        """Send the events of a sequence to an edge from now on. Raises EngineStopped if it is not attached."""
+        """Send the events of an attempt to an edge from now on. Raises EngineStopped if that cannot be."""
         with self._lock:
             self._routes.open(sequence_id, attempt, edge_id)
 
-    def close(self, sequence_id: str) -> None:
-        """Send no more events of a sequence."""
+    def close(self, sequence_id: str, attempt: int) -> None:
+        """Send no more events of an attempt at a sequence."""
         with self._lock:
-            self._routes.close(sequence_id)
+            self._routes.close(sequence_id, attempt)
 
     def publish(self, events: list[TokenEvent]) -> None:
         """Queue the events of one step; never blocks, so the engine's thread may call it."""

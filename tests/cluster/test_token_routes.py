@@ -32,6 +32,20 @@ def test_events_of_another_attempt_are_left_out() -> None:
     assert routes.route([event("s", 1)]) == {a: [event("s", 1)]}
 
 
+def test_a_newer_attempt_takes_over_and_the_older_ones_end_does_not_touch_it() -> None:
+    routes = TokenRoutes(timeout_s=10)
+    a, _ = routes.attach("a")
+    b, _ = routes.attach("b")
+    routes.open("s", 0, "a")
+    routes.open("s", 1, "b")
+    routes.close("s", 0)
+    assert routes.route([event("s", 0), event("s", 1)]) == {b: [event("s", 1)]}
+    with pytest.raises(EngineStopped, match="at attempt 1"):
+        routes.open("s", 1, "a")
+    assert a != b
+    routes.check_integrity()
+
+
 def test_a_sequence_needs_an_edge_that_is_attached() -> None:
     routes = TokenRoutes(timeout_s=10)
     with pytest.raises(EngineStopped, match="edge a has no token stream"):
@@ -92,7 +106,7 @@ def test_any_history_leaves_nothing_behind(seed: int) -> None:
                 routes.open(f"s{now_s}", 0, edge_id)
                 opened.add(f"s{now_s}")
             case 3 if opened:
-                routes.close(generator.choice(sorted(opened)))
+                routes.close(generator.choice(sorted(opened)), 0)
             case _:
                 routes.expire(now_s)
         routes.check_integrity()

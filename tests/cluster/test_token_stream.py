@@ -77,7 +77,7 @@ def test_every_event_arrives_once_and_in_order_at_the_edge_that_opened_it(server
         eventually(lambda sink=sink: len(sink.events) == 500)
         assert sink.events == [token(f"s-{name}", index) for index in range(500)]
     for name, client in clients.items():
-        server.stream.close(f"s-{name}")
+        server.stream.close(f"s-{name}", 0)
         client.close()
     assert server.stream.num_open == 0
 

@@ -1,0 +1,82 @@
+"""What the supervisor tells about the cluster: the published placement's members, and how far each part has come."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["attention", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A worker that a placement counts on."""
+
+    worker_id: str
+    index: int
+    incarnation: int
+    address: str
+    """host:port of its expert server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """The workers of one epoch. `index` names a worker's share of the placement, whoever holds it at the time."""
+
+    epoch: int
+    num_workers: int
+    copies: int
+    members: tuple[Member, ...]
+    """The ready ones; fewer than `num_workers` while a worker is being made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentReport:
+    """How far one process of the cluster has come."""
+
+    name: str
+    role: Role
+    stage: str
+    """In a word or two: `loading experts`, `ready`, `failed`."""
+    done: int = 0
+    total: int = 0
+    """Parts of the stage, 0 of 0 if it has none."""
+    is_ready: bool = False
+    detail: str = ""
+    """For people: an address, or why it failed."""
+    facts: dict[str, str] = field(default_factory=dict[str, str])
+    """What stays true of it: fingerprint, kernel backend, device."""
+    stats: dict[str, float] = field(default_factory=dict[str, float])
+    """Gauges and counters of an engine, by name."""
+
+    @property
+    def fraction(self) -> float:
+        """Return the progress from 0 to 1."""
+        if self.is_ready:
+            return 1.0
+        return self.done / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """All of it at one moment."""
+
+    revision: str
+    epoch: int | None
+    """Of the published placement; None before the first."""
+    num_workers: int
+    copies: int
+    components: tuple[ComponentReport, ...]
+    is_wanted: bool = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Return whether at least one attention replica can serve."""
+        return any(report.role == "attention" and report.is_ready for report in self.components)
+
+    @property
+    def failures(self) -> tuple[ComponentReport, ...]:
+        """Return the reports of parts that could not start."""
+        return tuple(report for report in self.components if report.stage == FAILED)
+
+
+READY = "ready"
+FAILED = "failed"

@@ -1,0 +1,259 @@
+"""Supervision: what the supervisor knows and decides, without Ray.
+
+Events come in (a worker is ready, a worker is lost, the owner gave a sign of life), and `step` carries out the next
+action of `reconcile` on a `Machinery`. What must survive the supervisor's own death is stored before it is acted on.
+"""
+
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from cluster.clock import Clock
+from cluster.cluster_status import Member, Membership
+from cluster.reconcile import (
+    Action,
+    CreateWorker,
+    Desired,
+    Exit,
+    Observed,
+    Publish,
+    RemoveWorker,
+    Rest,
+    StopOlder,
+    TakeDownApplication,
+    WorkerState,
+    WorkerView,
+    reconcile,
+)
+
+MAX_RETRY_DELAY_S = 60.0
+APPLICATION_GRACE_S = 30.0
+"""How long a deployed application may be missing before the supervisor takes it for deleted."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """What a supervisor finds again after its own death, and what workers look at to learn whether they are wanted."""
+
+    secret: str
+    last_incarnations: tuple[int, ...] = ()
+    epoch: int = -1
+    """Of the placement published last; -1 before the first."""
+    lease_s: float | None = None
+    """How long an owner may be silent; None if nobody in the foreground owns the application."""
+    is_wanted: bool = True
+
+    def to_json(self) -> str:
+        """Return the document that is stored."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "StoredState":
+        """Return the state of a stored document."""
+        document: dict[str, Any] = json.loads(text)
+        document["last_incarnations"] = tuple(document["last_incarnations"])
+        return cls(**document)
+
+    def wants_worker(self, index: int, incarnation: int) -> bool:
+        """Return whether an incarnation of a worker is the one that should live."""
+        made = self.last_incarnations
+        return self.is_wanted and index < len(made) and made[index] == incarnation
+
+
+class Machinery(Protocol):
+    """What carries the supervisor's actions out; Ray, or a fake."""
+
+    def store(self, state: StoredState) -> None:
+        """Write the state where it outlives this process."""
+        ...
+
+    def create_worker(self, index: int, incarnation: int) -> None:
+        """Begin to make a worker; its events follow."""
+        ...
+
+    def remove_worker(self, index: int, incarnation: int) -> None:
+        """End a worker, dead or alive."""
+        ...
+
+    def stop_older(self, name: str) -> None:
+        """End an actor of another revision."""
+        ...
+
+    def take_down_application(self) -> None:
+        """Delete the application in front."""
+        ...
+
+    def exit(self) -> None:
+        """Forget the stored state and end this process."""
+        ...
+
+
+@dataclass(slots=True)
+class _Worker:
+    """An incarnation that was made and not removed."""
+
+    incarnation: int
+    state: WorkerState = WorkerState.STARTING
+    member: Member | None = None
+    lost_at_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How many workers there are to be, and how many of them hold each expert."""
+
+    num_workers: int
+    copies: int
+
+
+class Supervision:
+    """The state of one supervisor. Not thread-safe: one thread or event loop owns it."""
+
+    def __init__(self, share: Share, stored: StoredState, machinery: Machinery, clock: Clock) -> None:
+        """Start from the stored state; workers that still live are told with `adopt`."""
+        self._share = share
+        self._stored = stored
+        self._machinery = machinery
+        self._clock = clock
+        self._workers: dict[int, _Worker] = {}
+        self._num_failures: dict[int, int] = {}
+        self._older: list[str] = []
+        self._membership: Membership | None = None
+        self._lease_until_s = None if stored.lease_s is None else clock.now_s() + stored.lease_s
+        self._application_seen_s: float | None = None
+        self._is_application_up = False
+
+    @property
+    def stored(self) -> StoredState:
+        """Return what is stored."""
+        return self._stored
+
+    @property
+    def membership(self) -> Membership | None:
+        """Return the workers of the epoch published last."""
+        return self._membership
+
+    def adopt(self, index: int, incarnation: int) -> None:
+        """Take over a worker that an earlier life of this supervisor made."""
+        self._workers[index] = _Worker(incarnation)
+
+    def note_older(self, names: list[str]) -> None:
+        """Learn which actors of other revisions live."""
+        self._older = list(names)
+
+    def note_application(self, is_up: bool) -> None:
+        """Learn whether the application is deployed."""
+        self._is_application_up = is_up
+        if is_up:
+            self._application_seen_s = self._clock.now_s()
+
+    def worker_ready(self, incarnation: int, member: Member) -> None:
+        """Learn that a worker can serve."""
+        worker = self._workers.get(member.index)
+        if worker is not None and worker.incarnation == incarnation and worker.state is WorkerState.STARTING:
+            worker.state = WorkerState.READY
+            worker.member = member
+            self._num_failures.pop(member.index, None)
+
+    def worker_lost(self, index: int, incarnation: int) -> None:
+        """Learn that a worker died or could not start."""
+        worker = self._workers.get(index)
+        if worker is not None and worker.incarnation == incarnation and worker.state is not WorkerState.LOST:
+            worker.state = WorkerState.LOST
+            worker.lost_at_s = self._clock.now_s()
+            self._num_failures[index] = self._num_failures.get(index, 0) + 1
+
+    def renew_lease(self, lease_s: float) -> None:
+        """Learn that the owner lives and will speak again within `lease_s`."""
+        if self._stored.lease_s != lease_s:
+            self._keep(replace(self._stored, lease_s=lease_s))
+        self._lease_until_s = self._clock.now_s() + lease_s
+
+    def abandon(self) -> None:
+        """Want nothing any more: the application goes, then the workers, then this supervisor."""
+        if self._stored.is_wanted:
+            self._keep(replace(self._stored, is_wanted=False))
+
+    def step(self) -> Action:
+        """Carry out the next action and return it."""
+        self._abandon_if_alone()
+        desired = Desired(self._stored.is_wanted, self._share.num_workers)
+        action = reconcile(desired, self._observe())
+        if not isinstance(action, Rest):
+            logger.info("supervisor: %s", action)
+        self._carry_out(action)
+        return action
+
+    def _abandon_if_alone(self) -> None:
+        now_s = self._clock.now_s()
+        if self._lease_until_s is not None and now_s > self._lease_until_s:
+            self.abandon()
+        seen_s = self._application_seen_s
+        if seen_s is not None and not self._is_application_up and now_s - seen_s > APPLICATION_GRACE_S:
+            self.abandon()
+
+    def _observe(self) -> Observed:
+        return Observed(
+            workers=tuple(self._view(index, worker) for index, worker in sorted(self._workers.items())),
+            older_actors=tuple(self._older),
+            published=self._published(),
+            last_incarnations=self._stored.last_incarnations,
+            is_application_up=self._is_application_up,
+        )
+
+    def _view(self, index: int, worker: _Worker) -> WorkerView:
+        rested_s = self._clock.now_s() - worker.lost_at_s
+        may_retry = rested_s >= retry_delay_s(self._num_failures.get(index, 0))
+        return WorkerView(index, worker.incarnation, worker.state, may_retry)
+
+    def _published(self) -> tuple[tuple[int, int], ...] | None:
+        if self._membership is None:
+            return None
+        return tuple(sorted((member.index, member.incarnation) for member in self._membership.members))
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case CreateWorker(index, incarnation):
+                self._create(index, incarnation)
+            case RemoveWorker(index, incarnation):
+                self._workers.pop(index, None)
+                self._machinery.remove_worker(index, incarnation)
+            case Publish(members):
+                self._publish(members)
+            case StopOlder(name):
+                self._older.remove(name)
+                self._machinery.stop_older(name)
+            case TakeDownApplication():
+                self._is_application_up = False
+                self._machinery.take_down_application()
+            case Exit():
+                self._machinery.exit()
+            case Rest():
+                pass
+
+    def _create(self, index: int, incarnation: int) -> None:
+        made = list(self._stored.last_incarnations)
+        made.extend([0] * (index + 1 - len(made)))
+        made[index] = incarnation
+        self._keep(replace(self._stored, last_incarnations=tuple(made)))
+        self._workers[index] = _Worker(incarnation)
+        self._machinery.create_worker(index, incarnation)
+
+    def _publish(self, members: tuple[tuple[int, int], ...]) -> None:
+        self._keep(replace(self._stored, epoch=self._stored.epoch + 1))
+        found = [self._workers[index].member for index, _ in members]
+        ready = tuple(member for member in found if member is not None)
+        assert len(ready) == len(members), f"a ready worker has no address: {members}, {ready}"
+        self._membership = Membership(self._stored.epoch, self._share.num_workers, self._share.copies, ready)
+
+    def _keep(self, state: StoredState) -> None:
+        self._machinery.store(state)
+        self._stored = state
+
+
+def retry_delay_s(num_failures: int) -> float:
+    """Return how long a worker is left alone after so many failures in a row: not after the first, then doubling."""
+    return 0.0 if num_failures <= 1 else min(MAX_RETRY_DELAY_S, 2.0 ** (num_failures - 2))
