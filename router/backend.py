@@ -1,0 +1,147 @@
+"""Backend: the seam between the API and whatever makes tokens. And StandaloneBackend, an engine in this process.
+
+`generate` is the whole life of a sequence: an async iterator of token events that ends with the one that carries a
+finish reason. Closing it early, cancelling its task, or passing its deadline aborts the sequence: ending, failing and
+leaving are one path. Errors are those of `cluster.errors`, and DeadlinePassed.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.engine.sequence import SequenceRequest, TokenEvent
+from cluster.engine.stats import EngineStats
+from router.inbox import Inbox
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentProgress:
+    """How far one part of the backend has come."""
+
+    name: str
+    stage: str
+    progress: float
+    """0 .. 1 of the stage."""
+    is_ready: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether the backend can serve, and if not, how far it has come."""
+
+    is_ready: bool
+    stage: str
+    """In a few words what it does now: `loading experts`, `ready`."""
+    progress: float = 0.0
+    """0 .. 1 over all parts."""
+    detail: str = ""
+    fingerprint: str | None = None
+    """Numerics fingerprint of the attention side, once known: the API's `system_fingerprint`."""
+    kernel_backend: str | None = None
+    placement: str | None = None
+    """For people: where the experts are."""
+    components: tuple[ComponentProgress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """Sums over all engines behind the backend, at one moment."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_used_blocks: int = 0
+    """KV blocks in use, both groups together."""
+    num_free_blocks: int = 0
+    num_tokens: int = 0
+    """Tokens sampled since the engines started."""
+    num_preemptions: int = 0
+    num_engines: int = 0
+
+
+class Backend(Protocol):
+    """What makes tokens."""
+
+    def generate(self, request: SequenceRequest, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
+        """Yield the events of a sequence until its end; closing the generator aborts it.
+
+        Raises QueueFull or ContextOverflow before the first event, EngineStopped at any time, and DeadlinePassed
+        once `timeout_s` are over.
+        """
+        ...
+
+    async def ready(self) -> Readiness:
+        """Return whether requests can be served now; answers quickly also while the backend loads."""
+        ...
+
+    async def stats(self) -> BackendStats:
+        """Return the engines' counts."""
+        ...
+
+
+class EngineDriver(Protocol):
+    """What a backend needs of an engine's thread; `cluster.engine` has the real one."""
+
+    def admit(self, request: SequenceRequest) -> None:
+        """Take a sequence in, or raise QueueFull, ContextOverflow or EngineStopped."""
+        ...
+
+    def abort(self, sequence_id: str) -> None:
+        """End a sequence; an unknown one is no matter."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Return the counts of this moment."""
+        ...
+
+
+class StandaloneBackend:
+    """Serves from one engine in this process. `on_step` is what the engine's thread calls after each step."""
+
+    def __init__(self, engine: EngineDriver, readiness: Callable[[], Readiness]) -> None:
+        """Serve from `engine`; `readiness` tells how far it has come."""
+        self._engine = engine
+        self._readiness = readiness
+        self._inbox = Inbox()
+
+    def on_step(self, events: list[TokenEvent]) -> None:
+        """Take the events of one step, from the engine's thread."""
+        self._inbox.deliver(events)
+
+    async def generate(self, request: SequenceRequest, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
+        """Yield the events of a sequence until its end; closing the generator aborts it."""
+        subscription = self._inbox.open(request.sequence_id, request.attempt)
+        is_over = False
+        try:
+            self._engine.admit(request)
+            async with aclosing(subscription.events(timeout_s)) as events:
+                async for event in events:
+                    is_over = event.finish_reason is not None
+                    yield event
+        finally:
+            self._inbox.close(subscription)
+            if not is_over:
+                self._engine.abort(request.sequence_id)
+
+    async def ready(self) -> Readiness:
+        """Return whether requests can be served now."""
+        return self._readiness()
+
+    async def stats(self) -> BackendStats:
+        """Return the engine's counts."""
+        return backend_stats(self._engine.stats())
+
+
+def backend_stats(stats: EngineStats) -> BackendStats:
+    """Return one engine's counts as a backend's."""
+    used, free = stats.num_used_blocks, stats.num_free_blocks
+    return BackendStats(
+        num_running=stats.num_running,
+        num_waiting=stats.num_waiting,
+        num_used_blocks=used.full + used.sliding,
+        num_free_blocks=free.full + free.sliding,
+        num_tokens=stats.num_tokens,
+        num_preemptions=stats.num_preemptions,
+        num_engines=1,
+    )
