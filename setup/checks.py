@@ -26,6 +26,7 @@ class Machine:
     python_version: tuple[int, int]
     has_venv: bool
     has_gpu: bool
+    has_compiler: bool
     free_bytes: int
     memory_bytes: int | None
     package_manager: str | None = None
@@ -49,7 +50,7 @@ def judge(machine: Machine, *, with_cuda: bool, is_installed: bool) -> Verdict:
         refusals += [venv_refusal(machine), space_refusal(machine, with_cuda=with_cuda)]
     return Verdict(
         refusals=tuple(text for text in refusals if text),
-        warnings=tuple(text for text in [memory_warning(machine)] if text),
+        warnings=tuple(text for text in [memory_warning(machine), compiler_warning(machine)] if text),
     )
 
 
@@ -120,3 +121,16 @@ def memory_warning(machine: Machine) -> str | None:
         f"{machine.memory_bytes / GIB:.1f} GiB of memory is less than the 4 GB that the tiny cluster was tried with; "
         "`expertmesh serve tiny-standalone` needs the least."
     )
+
+
+def compiler_warning(machine: Machine) -> str | None:
+    """Return what to install so that the CPU kernels can be compiled; without them PyTorch computes, slower."""
+    if machine.has_compiler or machine.has_gpu:
+        return None
+    commands = {
+        "apt": "sudo apt-get install g++",
+        "dnf": "sudo dnf install gcc-c++",
+        "zypper": "sudo zypper install gcc-c++",
+    }
+    command = commands.get(machine.package_manager or "", "install g++ or clang++")
+    return f"No C++ compiler is here, so PyTorch computes in place of the faster CPU kernels. To have them:  {command}"

@@ -23,6 +23,7 @@ def probe(root: Path) -> Machine:
         python_version=(sys.version_info.major, sys.version_info.minor),
         has_venv=has_venv(),
         has_gpu=has_gpu(),
+        has_compiler=any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name),
         free_bytes=shutil.disk_usage(root).free,
         memory_bytes=memory_bytes(),
         package_manager=next(

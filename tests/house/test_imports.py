@@ -32,7 +32,12 @@ RIM: dict[str, tuple[str, ...]] = {
     "starlette": WEB,
     "uvicorn": ("router/app.py", "router/serving.py"),
     "pydantic": ("cluster/config.py", "router/*.py"),
-    "openai_harmony": ("router/harmony/*.py",),
+    "openai_harmony": (
+        "router/harmony/*.py",
+        "model/tiny/prompts.py",
+        "model/tiny/rows.py",
+        "model/tiny/vocabulary.py",
+    ),
     "transformers": (),
 }
 """Library -> the files (patterns) that may import it. `grpc_health` and the like go with `grpc`."""

@@ -17,6 +17,7 @@ DEBIAN = Machine(
     python_version=(3, 11),
     has_venv=True,
     has_gpu=False,
+    has_compiler=True,
     free_bytes=50 * GIB,
     memory_bytes=4 * GIB,
     package_manager="apt",
@@ -77,6 +78,13 @@ def test_little_memory_is_a_warning_and_no_refusal() -> None:
     assert "1.0 GiB" in (memory_warning(replace(DEBIAN, memory_bytes=GIB)) or "")
     assert memory_warning(replace(DEBIAN, memory_bytes=None)) is None
     assert judge(replace(DEBIAN, memory_bytes=GIB), with_cuda=False, is_installed=False).refusals == ()
+
+
+def test_a_missing_compiler_is_a_warning_unless_a_gpu_computes() -> None:
+    without = replace(DEBIAN, has_compiler=False)
+    (warning,) = judge(without, with_cuda=False, is_installed=True).warnings
+    assert "sudo apt-get install g++" in warning
+    assert judge(replace(without, has_gpu=True), with_cuda=True, is_installed=True).warnings == ()
 
 
 def test_this_machine_can_be_probed(tmp_path: Path) -> None:

@@ -58,7 +58,14 @@ def test_it_carries_every_module_and_every_data_file(wheel: Path) -> None:
         names = set(archive.namelist())
     data = [
         path.relative_to(ROOT).as_posix()
-        for pattern in ("configs/*.yaml", "model/data/*", "model/tiny/assets/*", "protos/*.proto", "protos/*.pyi")
+        for pattern in (
+            "configs/*.yaml",
+            "model/data/*",
+            "model/tiny/assets/*",
+            "model/kernels/native/*.cpp",
+            "protos/*.proto",
+            "protos/*.pyi",
+        )
         for path in ROOT.glob(pattern)
     ]
     assert {*sources(*PACKAGES), *data} <= names
