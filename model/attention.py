@@ -11,7 +11,7 @@ from model.checkpoint.weights import AttentionWeights
 from model.config import ModelConfig
 from model.kernels.attention import AttentionPlan, PlanShape, paged_attention, plan_attention
 from model.kernels.kv_store import kv_store
-from model.kernels.linear import linear
+from model.kernels.linear import LinearWeight, linear
 from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable, rotate
 from model.kv_cache import KVCache
@@ -54,17 +54,20 @@ class Attention:
     """One layer's attention over the paged cache."""
 
     def __init__(self, config: ModelConfig, layer: int, weights: AttentionWeights) -> None:
-        """Hold `weights`, which stay where they are."""
+        """Hold `weights` on the device they are on, the matrices laid out for its kernels."""
         self._config = config
         self._layer = layer
         self._kind = config.layer_types[layer]
-        self._weights = weights
+        self._norm = weights.norm
+        self._qkv = LinearWeight.of(weights.qkv_weight), weights.qkv_bias
+        self._out = LinearWeight.of(weights.out_weight), weights.out_bias
+        self._sinks = weights.sinks
 
     def forward(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> Tensor:
         """Return the attention output [T, H] f32 for the residual x [T, H]; stores this step's keys and values."""
-        config, weights = self._config, self._weights
-        hidden = rms_norm(x, weights.norm, config.norm_eps)
-        heads = linear(hidden, weights.qkv_weight, weights.qkv_bias).unflatten(1, (-1, config.head_dim))
+        config = self._config
+        hidden = rms_norm(x, self._norm, config.norm_eps)
+        heads = linear(hidden, *self._qkv).unflatten(1, (-1, config.head_dim))
         queries, new_keys, new_values = heads.split((config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1)
         keys, values = kv_cache.layer(self._layer)
         kv_store(rotate(new_keys, step.cos, step.sin), keys, step.slots[self._kind])
@@ -74,7 +77,7 @@ class Attention:
             keys,
             values,
             step.plans[self._kind],
-            weights.sinks,
+            self._sinks,
             config.head_dim**-0.5,
         )
-        return linear(attended.flatten(1), weights.out_weight, weights.out_bias)
+        return linear(attended.flatten(1), *self._out)

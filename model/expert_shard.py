@@ -1,18 +1,23 @@
 """ExpertShard: the experts resident on one device, and what they answer.
 
-Weights stay in MXFP4 as the checkpoint has them; up to a bound, their dequantised form is kept beside them. An
-expert's answer is a pure function of its weights and the row (N2): the same wherever the shard lives.
+Weights stay in MXFP4. The native kernels read them so; for the torch twins, and for the `float32` mode, whose
+activations must not be rounded, they are dequantised when used and, up to a bound, kept so. An expert's answer is a
+pure function of its weights and the row (N2): the same wherever the shard lives.
 """
 
-from dataclasses import fields
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from model.checkpoint.weights import ExpertWeights
+from model.checkpoint.weights import ExpertMatrix, ExpertWeights
 from model.config import ModelConfig
-from model.kernels.expert_matmul import expert_matmul, group_by_expert
+from model.expert_groups import ExpertGroups, group_by_expert
+from model.kernels.linear import LinearWeight, linear
+from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear
+from model.kernels.native_library import native_library
 from model.kernels.swiglu import swiglu
 from model.moe import Finished, GateOutput
 from model.mxfp4 import Mxfp4Tensor, dequantize
@@ -20,7 +25,20 @@ from model.numerics import Numerics
 
 ExpertKey = tuple[int, int]
 """(layer, expert)."""
-_Matrix = Literal["mlp1", "mlp2"]
+_Name = Literal["mlp1", "mlp2"]
+_Resident: TypeAlias = LinearWeight | Mxfp4Weight | Mxfp4Tensor
+"""A matrix as it lies in memory; an Mxfp4Tensor is dequantised before use."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Expert:
+    matrices: dict[_Name, _Resident]
+    biases: dict[_Name, Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        sizes = [each.num_bytes if isinstance(each, Mxfp4Tensor) else each.nbytes for each in self.matrices.values()]
+        return sum(sizes) + sum(bias.nbytes for bias in self.biases.values())
 
 
 class ExpertShard:
@@ -31,37 +49,37 @@ class ExpertShard:
         self._config = config
         self._numerics = numerics
         self._device = device
-        self._weights: dict[ExpertKey, ExpertWeights] = {}
-        self._dequantized: dict[tuple[ExpertKey, _Matrix], Tensor] = {}
+        self._experts: dict[ExpertKey, _Expert] = {}
+        self._dequantized: dict[tuple[ExpertKey, _Name], LinearWeight] = {}
         self._free_bytes = dequantized_bytes
+        self._reads_mxfp4 = device == "cpu" and numerics.mode != "float32" and native_library() is not None
 
     def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
         """Make an expert resident; putting it again replaces it."""
         self.drop(layer, expert)
-        self._weights[layer, expert] = ExpertWeights(
-            **{field.name: getattr(weights, field.name).to(self._device) for field in fields(weights)}
+        self._experts[layer, expert] = _Expert(
+            matrices={"mlp1": self._resident(weights.mlp1), "mlp2": self._resident(weights.mlp2)},
+            biases={"mlp1": weights.mlp1_bias.to(self._device), "mlp2": weights.mlp2_bias.to(self._device)},
         )
 
     def drop(self, layer: int, expert: int) -> None:
         """Forget an expert; dropping an absent one does nothing."""
-        self._weights.pop((layer, expert), None)
-        for matrix in ("mlp1", "mlp2"):
-            dense = self._dequantized.pop(((layer, expert), matrix), None)
+        self._experts.pop((layer, expert), None)
+        for name in ("mlp1", "mlp2"):
+            dense = self._dequantized.pop(((layer, expert), name), None)
             self._free_bytes += 0 if dense is None else dense.nbytes
 
     def has(self, layer: int, expert: int) -> bool:
         """Say whether the expert is resident."""
-        return (layer, expert) in self._weights
+        return (layer, expert) in self._experts
 
     def resident(self) -> frozenset[ExpertKey]:
         """Return the resident experts as (layer, expert)."""
-        return frozenset(self._weights)
+        return frozenset(self._experts)
 
     def weight_bytes(self) -> int:
         """Return the bytes of the resident weights, dequantised copies not counted."""
-        return sum(
-            _num_bytes(getattr(weights, field.name)) for weights in self._weights.values() for field in fields(weights)
-        )
+        return sum(expert.num_bytes for expert in self._experts.values())
 
     @property
     def free_dequantized_bytes(self) -> int:
@@ -75,14 +93,14 @@ class ExpertShard:
         """
         if expert_ids.numel() == 0:
             return rows.new_zeros((0, rows.shape[1]), dtype=self._numerics.expert_output)
-        config = self._config
         groups = group_by_expert(expert_ids)
-        padded = rows.new_zeros((groups.num_rows, rows.shape[1]), dtype=torch.float32)
-        padded[groups.slots] = rows[row_ids].float()
-        first = expert_matmul(padded, groups, lambda expert: self._first_matmul(layer, expert))
-        inner = swiglu(first, config.swiglu_limit, config.swiglu_alpha)
-        outputs = expert_matmul(inner, groups, lambda expert: self._second_matmul(layer, expert))
-        return outputs[groups.slots].to(self._numerics.expert_output)
+        by_expert = rows[row_ids[groups.order]].float()
+        first = self._multiply(layer, "mlp1", by_expert, groups)
+        inner = swiglu(first, self._config.swiglu_limit, self._config.swiglu_alpha)
+        second = self._multiply(layer, "mlp2", inner, groups).to(self._numerics.expert_output)
+        outputs = torch.empty_like(second)
+        outputs[groups.order] = second
+        return outputs
 
     def submit(self, layer: int, hidden: Tensor, gate: GateOutput) -> Finished:
         """Return the outputs of all chosen experts at once; every expert of the layer must be resident."""
@@ -91,23 +109,33 @@ class ExpertShard:
         outputs = self.forward(layer, hidden, row_ids, gate.expert_ids.reshape(-1))
         return Finished(outputs.view(num_tokens, num_chosen, -1))
 
-    def _first_matmul(self, layer: int, expert: int) -> tuple[Tensor, Tensor]:
-        return self._dense((layer, expert), "mlp1"), self._weights[layer, expert].mlp1_bias
+    def _multiply(self, layer: int, name: _Name, by_expert: Tensor, groups: ExpertGroups) -> Tensor:
+        """Return each expert's rows times its matrix, plus its bias, in the order of `groups`."""
+        parts: list[Tensor] = []
+        for expert, places in groups.spans():
+            key = layer, expert
+            multiply = self._linear(key, name)
+            parts.append(multiply(by_expert[places], self._experts[key].biases[name]))
+        return torch.cat(parts)
 
-    def _second_matmul(self, layer: int, expert: int) -> tuple[Tensor, Tensor]:
-        return self._dense((layer, expert), "mlp2"), self._weights[layer, expert].mlp2_bias
+    def _linear(self, key: ExpertKey, name: _Name) -> Callable[[Tensor, Tensor], Tensor]:
+        matrix = self._experts[key].matrices[name]
+        if isinstance(matrix, Mxfp4Weight):
+            return lambda rows, bias: mxfp4_linear(rows, matrix, bias)
+        dense = matrix if isinstance(matrix, LinearWeight) else self._dequantize(key, name, matrix)
+        return lambda rows, bias: linear(rows, dense, bias)
 
-    def _dense(self, key: ExpertKey, matrix: _Matrix) -> Tensor:
-        found = self._dequantized.get((key, matrix))
+    def _resident(self, matrix: ExpertMatrix) -> _Resident:
+        if isinstance(matrix, Mxfp4Tensor):
+            return Mxfp4Weight.of(matrix) if self._reads_mxfp4 else matrix.to(self._device)
+        return LinearWeight.of(matrix.to(self._device))
+
+    def _dequantize(self, key: ExpertKey, name: _Name, matrix: Mxfp4Tensor) -> LinearWeight:
+        found = self._dequantized.get((key, name))
         if found is not None:
             return found
-        weight = getattr(self._weights[key], matrix)
-        dense = dequantize(weight, torch.float32) if isinstance(weight, Mxfp4Tensor) else weight.float()
+        dense = LinearWeight.of(dequantize(matrix, torch.float32))
         if dense.nbytes <= self._free_bytes:
-            self._dequantized[key, matrix] = dense
+            self._dequantized[key, name] = dense
             self._free_bytes -= dense.nbytes
         return dense
-
-
-def _num_bytes(weight: Mxfp4Tensor | Tensor) -> int:
-    return weight.num_bytes if isinstance(weight, Mxfp4Tensor) else weight.nbytes

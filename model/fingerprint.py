@@ -11,16 +11,24 @@ import torch
 
 from model.kernels.attention import SPLIT_TOKENS
 from model.kernels.linear import ROW_TILE
+from model.kernels.native_library import native_library
 from model.numerics import Numerics
 
-KERNEL_BUILD = f"torch-1/tile{ROW_TILE}/split{SPLIT_TOKENS}"
-"""Name and version of the kernels in use; raised whenever their bits change."""
 _CPU_FIELDS = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+TWINS_VERSION = 1
+"""Raised whenever the torch twins' bits change."""
+
+
+def kernel_build(device: str) -> str:
+    """Return name and version of the kernels in use on `device`."""
+    library = native_library() if torch.device(device).type == "cpu" else None
+    native = "" if library is None else f"native-{library.version}+"
+    return f"{native}torch-{TWINS_VERSION}/tile{ROW_TILE}/split{SPLIT_TOKENS}"
 
 
 def numerics_fingerprint(device: str, numerics: Numerics) -> str:
     """Return 16 hex digits over mode, kernel build, library versions and the device's model."""
-    parts = (numerics.mode, KERNEL_BUILD, torch.__version__, platform.machine(), *_device_parts(device))
+    parts = (numerics.mode, kernel_build(device), torch.__version__, platform.machine(), *_device_parts(device))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

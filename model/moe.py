@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.exact_math import exact_exp, tree_sum
-from model.kernels.linear import linear
+from model.kernels.linear import LinearWeight, linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class TopKGate:
 
     def __init__(self, weight: Tensor, bias: Tensor, num_chosen: int) -> None:
         """Take weight [E, H], bias [E] and K = `num_chosen`."""
-        self._weight = weight
+        self._weight = LinearWeight.of(weight)
         self._bias = bias
         self._num_chosen = num_chosen
 

@@ -15,7 +15,7 @@ from model.attention import Attention, StepTensors, prepare_step
 from model.batch import ForwardBatch
 from model.checkpoint.weights import AttentionWeights, GateWeights, HeadWeights
 from model.config import ModelConfig
-from model.kernels.linear import linear
+from model.kernels.linear import LinearWeight, linear
 from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable
 from model.kv_cache import KVCache
@@ -73,7 +73,8 @@ class Transformer:
             for layer in range(config.num_layers)
         ]
         self._embedding = weights.embedding
-        self._head = weights.head
+        self._head_norm = weights.head.norm
+        self._head = LinearWeight.of(weights.head.unembedding)
         self._rotary = RotaryTable(config, max_positions or config.max_positions, self.device)
 
     def start(self, batch: ForwardBatch, kv_cache: KVCache) -> "ForwardPass":
@@ -93,8 +94,8 @@ class Transformer:
 
     def head(self, x: Tensor) -> Tensor:
         """Return the logits [R, V] f32 of residual rows x [R, H]."""
-        hidden = rms_norm(x, self._head.norm, self.config.norm_eps)
-        return linear(hidden, self._head.unembedding)
+        hidden = rms_norm(x, self._head_norm, self.config.norm_eps)
+        return linear(hidden, self._head)
 
 
 class ForwardPass:

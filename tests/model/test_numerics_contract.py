@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.checkpoint.random_weights import RandomWeights
 from model.expert_shard import ExpertShard
-from model.kernels import linear as linear_module
+from model.kernels.linear import LinearWeight
 from model.moe import Experts, Finished, GateOutput, combine
 from model.transformer import Transformer
 from tests.support.random_model import load_all, random_config
@@ -102,17 +102,18 @@ def batch_against_alone(transformer: Transformer, experts: Experts) -> bool:
     return same_bits(alone, together)
 
 
-def test_negative_control_a_plain_matmul_in_the_twin_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The vendor's matmul on the rows as they come gives other bits at other batch sizes."""
+def test_negative_control_a_matmul_that_depends_on_the_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A twin on the vendor's matmul as it comes, which splits K when the batch is large."""
 
-    def plain(padded: Tensor, weight: Tensor, out: Tensor) -> None:
-        # The rows as a batch-dependent kernel would see them: split-K at large batches, as vendors do.
-        cut = weight.shape[1] // 2 if padded.shape[0] > 2 * linear_module.ROW_TILE else weight.shape[1]
-        out.copy_(padded[:, :cut] @ weight[:, :cut].float().T + padded[:, cut:] @ weight[:, cut:].float().T)
+    def plain(rows: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
+        matrix = weight.unpacked().float()
+        cut = matrix.shape[1] // 2 if rows.shape[0] > 32 else matrix.shape[1]
+        out = rows[:, :cut].float() @ matrix[:, :cut].T + rows[:, cut:].float() @ matrix[:, cut:].T
+        return out if bias is None else out + bias
 
     transformer, experts = model_of({}, "precise")
     assert batch_against_alone(transformer, experts)
-    monkeypatch.setattr(linear_module, "multiply_tiles", plain)
+    monkeypatch.setattr("model.attention.linear", plain)
     assert not batch_against_alone(transformer, experts)
 
 

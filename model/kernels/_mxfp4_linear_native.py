@@ -1,0 +1,51 @@
+"""The native body of `mxfp4_linear`, and the layout it reads.
+
+For 8 output features and 32 inputs, byte 32 m + 4 r + i of the codes holds feature r: input 8 m + i in its low nibble,
+input 8 m + 4 + i in its high one. The 8 scales follow. So a 32-byte load meets 4 inputs of each of 8 features.
+"""
+
+import torch
+from torch import Tensor
+
+from model.kernels.native_library import NativeLibrary, native_library
+
+_FEATURES = 8
+_CODE_BYTES = 128
+
+
+def pack_blocks(blocks: Tensor, scales: Tensor) -> Tensor:
+    """Return blocks [N, K/32, 16] and scales [N, K/32] u8 as [N/8, K/32, 136] u8."""
+    features, num_blocks = scales.shape
+    if features % _FEATURES:
+        raise ValueError(f"an MXFP4 weight of {features} features cannot be packed; wanted a multiple of {_FEATURES}")
+    packed = blocks.new_empty((features // _FEATURES, num_blocks, _CODE_BYTES + _FEATURES))
+    sizes = features, num_blocks * 32
+    _library().call("em_mxfp4_pack", blocks.contiguous(), scales.contiguous(), *sizes, packed)
+    return packed
+
+
+def unpack_blocks(packed: Tensor) -> tuple[Tensor, Tensor]:
+    """Return blocks [N, K/32, 16] and scales [N, K/32] u8: the inverse of `pack_blocks`."""
+    codes, scales = packed[..., :_CODE_BYTES], packed[..., _CODE_BYTES:]
+    # [group, block, m, feature, i]: inputs 8 m + i below, 8 m + 4 + i above.
+    by_place = codes.unflatten(-1, (4, _FEATURES, 4))
+    inputs = torch.stack((by_place & 15, by_place >> 4), dim=-2).permute(0, 3, 1, 2, 4, 5).flatten(3)
+    blocks = (inputs[..., 0::2] | (inputs[..., 1::2] << 4)).flatten(0, 1)
+    return blocks.contiguous(), scales.transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def mxfp4_linear_native(rows: Tensor, packed: Tensor) -> Tensor:
+    """Return rows [T, K] times the packed weight transposed as [T, N] f32."""
+    rows = rows.float().contiguous()
+    num_rows, width = rows.shape
+    features = packed.shape[0] * _FEATURES
+    assert width == packed.shape[1] * 32, f"rows {tuple(rows.shape)} do not fit a weight {tuple(packed.shape)}"
+    out = torch.empty((num_rows, features), dtype=torch.float32)
+    _library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=torch.get_num_threads())
+    return out
+
+
+def _library() -> NativeLibrary:
+    library = native_library()
+    assert library is not None, "a native kernel was called where none was built"
+    return library
