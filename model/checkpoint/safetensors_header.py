@@ -107,7 +107,7 @@ def _entry(file: Path, name: str, value: object) -> TensorEntry:
     if shape is None:
         raise CheckpointDamaged(file, name, f"has shape {fields.get('shape')!r}, which is none")
     offsets = _sizes(fields.get("data_offsets"))
-    if offsets is None or len(offsets) != 2:
+    if offsets is None or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointDamaged(file, name, f"has data_offsets {fields.get('data_offsets')!r}, which are none")
     start, end = offsets
     expected_bytes = math.prod(shape) * dtype.itemsize

@@ -21,7 +21,7 @@ class SafetensorsWriter:
     def __init__(self, file: Path, tensors: Sequence[StoredTensor]) -> None:
         self._tensors = list(tensors)
         self._stream = file.open("xb")
-        self._stream.write(_header(self._tensors))
+        self._stream.write(header_bytes(self._tensors))
 
     def __enter__(self) -> "SafetensorsWriter":
         return self
@@ -42,7 +42,8 @@ class SafetensorsWriter:
         return num_bytes
 
 
-def _header(tensors: Iterable[StoredTensor]) -> bytes:
+def header_bytes(tensors: Iterable[StoredTensor]) -> bytes:
+    """Return what a file with `tensors` begins with: the header's length and the header."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     start = 0
     for stored in tensors:
