@@ -41,7 +41,8 @@ class TokenEvent:
     sequence_id: str
     attempt: int
     index: int
-    """Position of token_ids[0] in the sequence's output, released ids of earlier attempts counted."""
+    """Position of token_ids[0] in the sequence's output, released ids of earlier attempts counted; without
+    tokens, the position that the next one would have had."""
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprob, ...] = ()
     """One a token if the request asked for them."""

@@ -1,0 +1,250 @@
+"""Engine: the life of sequences as a state machine, `on(event, now_s) -> actions`. No thread, no clock, no tensor.
+
+        Admit                    schedule()                 StepDone: a token
+    ─────────────▶  waiting  ─────────────────▶  running  ───────────────────▶  ended: finish_reason
+                       ▲                            │
+                       └─────────── preempted ──────┘        Abort, StepFailed, Stop: from anywhere
+
+At most one step is under way. A sequence that ends while its rows are being computed keeps its blocks until the step
+has ended; everything else of it is gone at once.
+"""
+
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cluster.engine.block_manager import BlockManager
+from cluster.engine.limits import EngineLimits
+from cluster.engine.scheduler import Chunk, Schedule, schedule
+from cluster.engine.sequence import FinishReason, Sequence, SequenceRequest, TokenEvent
+from cluster.engine.stats import EngineStats
+from cluster.engine.step import Abort, Action, Admit, Emit, Event, RunStep, StepDone, StepFailed, StepPlan, StepResult
+from cluster.engine.stop_rule import Ending, StopRule
+from model.sampler import SampledToken, SampleRow
+from model.tokenizer import Tokenizer
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    """A sequence inside the engine."""
+
+    sequence: Sequence
+    stop_rule: StopRule
+    since_s: float
+
+
+class Engine:
+    """Continuous batching over a paged KV cache."""
+
+    def __init__(self, limits: EngineLimits, tokenizer: Callable[[], Tokenizer] = Tokenizer) -> None:
+        """Start empty; `tokenizer` is called when a sequence first brings stop strings."""
+        self.limits = limits
+        self._tokenizer = tokenizer
+        max_running = limits.step.max_running_sequences
+        self._blocks = BlockManager(limits.num_blocks, limits.geometry, max_running, limits.max_context_tokens)
+        self._live: dict[str, _Live] = {}
+        self._running: list[Sequence] = []
+        self._waiting: list[Sequence] = []
+        self._under_way: StepPlan | None = None
+        self._ended_under_way: list[Sequence] = []
+        self._num_arrivals = 0
+        self._num_tokens = 0
+        self._num_preemptions = 0
+        self._num_steps = 0
+        self._num_failed_steps = 0
+
+    def on(self, event: Event, now_s: float) -> list[Action]:
+        """Take one event; return what is to be done because of it."""
+        match event:
+            case Admit(request):
+                events = self._admit(request, now_s)
+            case Abort(sequence_id, attempt):
+                events = self._abort(sequence_id, attempt)
+            case StepDone(result):
+                events = self._finish_step(result)
+            case StepFailed(error, is_fatal):
+                events = self._fail_step(error, is_fatal)
+            case _:
+                events = [self._end(live, error=event.reason) for live in list(self._live.values())]
+        actions: list[Action] = [Emit(tuple(events))] if events else []
+        plan = self._next_plan()
+        return [*actions, RunStep(plan)] if plan else actions
+
+    def stats(self, now_s: float) -> EngineStats:
+        """Return the counts of this moment."""
+        waiting_since = [self._live[sequence.request.sequence_id].since_s for sequence in self._waiting]
+        return EngineStats(
+            num_running=len(self._running),
+            num_waiting=len(self._waiting),
+            num_blocks=self._blocks.capacity,
+            num_free_blocks=self._blocks.free,
+            num_tokens=self._num_tokens,
+            num_steps=self._num_steps,
+            num_failed_steps=self._num_failed_steps,
+            num_preemptions=self._num_preemptions,
+            longest_wait_s=now_s - min(waiting_since, default=now_s),
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that queues, tables and blocks agree with one another. Cheap enough for after every step of a test."""
+        inside = [live.sequence for live in self._live.values()]
+        assert sorted([*self._running, *self._waiting], key=_rank) == sorted(inside, key=_rank), "queues and sequences"
+        assert self._waiting == sorted(self._waiting, key=_rank), "the waiting queue is out of order"
+        assert self._running == sorted(self._running, key=_rank), "the running list is out of order"
+        assert len(inside) <= self.limits.max_sequences, f"{len(inside)} sequences are inside"
+        assert all(sequence.num_computed == 0 for sequence in self._waiting), "a waiting sequence holds keys and values"
+        assert all(0 <= sequence.num_computed < sequence.num_known for sequence in self._running), "nothing to compute"
+        assert self._under_way or not self._ended_under_way, "a sequence ended in a step that is not under way"
+        assert self._under_way or not inside, f"{len(inside)} sequences are inside and no step is under way"
+        owners = {sequence.arrival: (sequence.num_computed, sequence.num_computed) for sequence in self._running}
+        for chunk in self._under_way.chunks if self._under_way else ():
+            owners[chunk.sequence.arrival] = chunk.start, chunk.stop
+        self._blocks.check_integrity(owners)
+
+    def _admit(self, request: SequenceRequest, now_s: float) -> list[TokenEvent]:
+        events = self._abort(request.sequence_id, None)
+        sequence = Sequence(request, self._num_arrivals)
+        self._num_arrivals += 1
+        limits = self.limits
+        rule = StopRule(request, limits.eos_ids, limits.max_context_tokens, self._tokenizer)
+        live = _Live(sequence, rule, now_s)
+        self._live[request.sequence_id] = live
+        insort(self._waiting, sequence, key=_rank)
+        ending = _replay(rule, sequence)
+        return [*events, self._end(live, ending)] if ending else events
+
+    def _abort(self, sequence_id: str, attempt: int | None) -> list[TokenEvent]:
+        live = self._live.get(sequence_id)
+        if live is None or attempt not in {None, live.sequence.request.attempt}:
+            return []
+        return [self._end(live, Ending(FinishReason.ABORT))]
+
+    def _finish_step(self, result: StepResult) -> list[TokenEvent]:
+        plan = self._take_step()
+        assert len(result.tokens) == len(plan.sample_rows), f"{len(result.tokens)} tokens, {len(plan.sample_rows)} rows"
+        sampled = iter(zip(result.tokens, result.digests or ("",) * len(result.tokens), strict=True))
+        events: list[TokenEvent] = []
+        for chunk in plan.chunks:
+            token, digest = next(sampled) if chunk.samples else (None, "")
+            live = self._live.get(chunk.sequence.request.sequence_id)
+            if live is None or live.sequence is not chunk.sequence:
+                continue
+            chunk.sequence.num_computed = chunk.stop
+            self._blocks.slide(chunk.sequence.arrival, chunk.stop)
+            if token is not None:
+                events.append(self._add_token(live, token, (digest,) if digest else ()))
+        return events
+
+    def _fail_step(self, error: str, is_fatal: bool) -> list[TokenEvent]:
+        plan = self._take_step()
+        self._num_failed_steps += 1
+        lost = list(self._live) if is_fatal else [chunk.sequence.request.sequence_id for chunk in plan.chunks]
+        return [self._end(self._live[sequence_id], error=error) for sequence_id in lost if sequence_id in self._live]
+
+    def _take_step(self) -> StepPlan:
+        """Note that the step under way has ended, and release what ended with it."""
+        plan, self._under_way = self._under_way, None
+        assert plan is not None, "no step is under way"
+        self._num_steps += 1
+        for sequence in self._ended_under_way:
+            self._blocks.release(sequence.arrival)
+        self._ended_under_way.clear()
+        return plan
+
+    def _add_token(self, live: _Live, token: SampledToken, digests: tuple[str, ...]) -> TokenEvent:
+        sequence = live.sequence
+        if token.token_id is None:
+            return self._end(
+                live, error="no token can be sampled: the logits are not finite, or every token is blocked"
+            )
+        index = sequence.num_output
+        sequence.token_ids.append(token.token_id)
+        self._num_tokens += 1
+        ending = live.stop_rule.ending(token.token_id, sequence.num_output)
+        if ending:
+            self._remove(live)
+        return TokenEvent(
+            sequence_id=sequence.request.sequence_id,
+            attempt=sequence.request.attempt,
+            index=index,
+            token_ids=(token.token_id,),
+            logprobs=(token.logprob,) if token.logprob else (),
+            digests=digests,
+            finish_reason=ending.finish_reason if ending else None,
+            stop_reason=ending.stop_reason if ending else None,
+        )
+
+    def _end(self, live: _Live, ending: Ending | None = None, error: str | None = None) -> TokenEvent:
+        """Remove a sequence that ends without a token; return its last event."""
+        self._remove(live)
+        request = live.sequence.request
+        ending = ending or Ending(FinishReason.ERROR)
+        return TokenEvent(
+            sequence_id=request.sequence_id,
+            attempt=request.attempt,
+            index=live.sequence.num_output,
+            token_ids=(),
+            finish_reason=ending.finish_reason,
+            stop_reason=ending.stop_reason,
+            error=error,
+        )
+
+    def _remove(self, live: _Live) -> None:
+        sequence = live.sequence
+        del self._live[sequence.request.sequence_id]
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
+            return
+        self._running.remove(sequence)
+        if self._under_way:
+            self._ended_under_way.append(sequence)
+        else:
+            self._blocks.release(sequence.arrival)
+
+    def _next_plan(self) -> StepPlan | None:
+        """Return the next step, or None if one is under way or nothing is to be done."""
+        if self._under_way or not self._live:
+            return None
+        step = schedule(self._running, self._waiting, self._blocks.free, self.limits.geometry, self.limits.step)
+        assert step.chunks, f"{len(self._live)} sequences are inside and none can run"
+        self._apply(step)
+        self._under_way = StepPlan(
+            step.chunks,
+            self._blocks.tables([chunk.sequence.arrival for chunk in step.chunks]),
+            tuple(self._sample_row(chunk) for chunk in step.chunks if chunk.samples),
+            self.limits.has_logit_digests,
+        )
+        return self._under_way
+
+    def _apply(self, step: Schedule) -> None:
+        for sequence in step.preempted:
+            self._running.remove(sequence)
+            self._blocks.release(sequence.arrival)
+            sequence.num_computed = 0
+            self._num_preemptions += 1
+            insort(self._waiting, sequence, key=_rank)
+        for sequence in step.admitted:
+            self._waiting.remove(sequence)
+            self._blocks.admit(sequence.arrival)
+            insort(self._running, sequence, key=_rank)
+        for chunk in step.chunks:
+            self._blocks.grow(chunk.sequence.arrival, chunk.stop)
+
+    def _sample_row(self, chunk: Chunk) -> SampleRow:
+        sequence = chunk.sequence
+        rule = self._live[sequence.request.sequence_id].stop_rule
+        blocked_ids = rule.blocked_ids(sequence.num_output)
+        return SampleRow(sequence.request.params, sequence.token_ids, sequence.num_prompt, blocked_ids)
+
+
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    return sequence.rank
+
+
+def _replay(rule: StopRule, sequence: Sequence) -> Ending | None:
+    """Take the output released by earlier attempts; return how the sequence has ended with it already, or None."""
+    for num_output, token_id in enumerate(sequence.token_ids[sequence.num_prompt :], start=1):
+        ending = rule.ending(token_id, num_output)
+        if ending:
+            return ending
+    return None

@@ -1,0 +1,60 @@
+"""ModelRunner: carries a step out. Builds the batch, runs the model, samples."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cluster.engine.step import StepPlan, StepResult
+from model.batch import ForwardBatch
+from model.digest import logit_digests
+from model.kv_cache import KVCache
+from model.moe import Experts
+from model.sampler import sample
+
+
+class LogitSource(Protocol):
+    """What the engine needs of a model; `model.transformer.Transformer` is one."""
+
+    def forward(self, batch: ForwardBatch, kv_cache: KVCache, experts: Experts) -> Tensor:
+        """Return the logits [R, V] f32 of `batch.logit_rows`; store the batch's keys and values."""
+        ...
+
+
+class ModelRunner:
+    """One model with its cache and its experts. Not thread-safe: one step at a time."""
+
+    def __init__(self, transformer: LogitSource, kv_cache: KVCache, experts: Experts) -> None:
+        """Run `transformer` over `kv_cache`, with `experts` wherever they are."""
+        self._transformer = transformer
+        self._kv_cache = kv_cache
+        self._experts = experts
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        """Return what the step gives. Errors of the model and of the experts pass through; nothing is half done.
+
+        A step that failed may be run again: it stores the same keys and values, and samples last.
+        """
+        logits = self._transformer.forward(build_batch(plan), self._kv_cache, self._experts)
+        digests = logit_digests(logits) if plan.wants_digests else ()
+        return StepResult(tuple(sample(logits, plan.sample_rows)), digests)
+
+
+def build_batch(plan: StepPlan) -> ForwardBatch:
+    """Return the rows of a step as arrays."""
+    token_ids: list[int] = []
+    for chunk in plan.chunks:
+        token_ids += chunk.sequence.token_ids[chunk.start : chunk.stop]
+    num_rows = np.array([chunk.num_tokens for chunk in plan.chunks], dtype=np.int64)
+    starts = np.array([chunk.start for chunk in plan.chunks], dtype=np.int64)
+    ends = np.cumsum(num_rows)
+    samples = np.array([chunk.samples for chunk in plan.chunks], dtype=np.bool_)
+    return ForwardBatch(
+        token_ids=np.array(token_ids, dtype=np.int64),
+        positions=np.arange(len(token_ids)) + np.repeat(starts - (ends - num_rows), num_rows),
+        num_rows=num_rows,
+        block_tables=plan.block_tables,
+        logit_rows=ends[samples] - 1,
+    )

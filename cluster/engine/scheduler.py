@@ -1,0 +1,144 @@
+"""What the next step computes. A pure function: it reads sequences and counts, and changes nothing.
+
+There is no prefill phase and no decode phase: a sequence has tokens known and tokens computed, and a step lets it
+catch up, within one budget of rows. Running sequences come first, in order of rank, and each gets one row before any
+gets more, so that a long prompt does not hold up those that only add a token. If a row finds no block, the sequence
+of the highest rank gives all of its own back and computes them again later (it keeps its tokens). What is left of the
+budget admits waiting sequences, strictly in order.
+"""
+
+from collections.abc import Sequence as Ordered
+from dataclasses import dataclass, field
+
+from cluster.engine.blocks import BlockCount, BlockGeometry
+from cluster.engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What a step may take."""
+
+    max_step_tokens: int
+    max_running_sequences: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The rows that a sequence brings to a step: its tokens start .. start + num_tokens - 1."""
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+
+    @property
+    def stop(self) -> int:
+        """Return the position after the last row."""
+        return self.start + self.num_tokens
+
+    @property
+    def samples(self) -> bool:
+        """Say whether the last row's logits give the next token: all that is known is then computed."""
+        return self.stop == self.sequence.num_known
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A step, and what must change before it can run: first preempt, then admit."""
+
+    preempted: tuple[Sequence, ...]
+    admitted: tuple[Sequence, ...]
+    chunks: tuple[Chunk, ...]
+
+
+def schedule(
+    running: Ordered[Sequence],
+    waiting: Ordered[Sequence],
+    free: BlockCount,
+    geometry: BlockGeometry,
+    limits: StepLimits,
+) -> Schedule:
+    """Return the next step for sequences `running` and `waiting`, both ordered by rank, with `free` blocks left.
+
+    The chunk list is empty only if nothing runs and nothing waits.
+    """
+    draft = _Draft(geometry, free, limits.max_step_tokens, list(running))
+    for sequence in running:
+        draft.give_first_row(sequence)
+    for sequence in draft.kept:
+        draft.give_more_rows(sequence)
+    if not draft.preempted:
+        draft.admit(waiting, limits.max_running_sequences)
+    order = [*draft.kept, *draft.admitted]
+    chunks = (Chunk(sequence, sequence.num_computed, draft.rows.get(sequence.arrival, 0)) for sequence in order)
+    return Schedule(
+        tuple(draft.preempted), tuple(draft.admitted), tuple(chunk for chunk in chunks if chunk.num_tokens > 0)
+    )
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A schedule being written."""
+
+    geometry: BlockGeometry
+    free: BlockCount
+    budget: int
+    kept: list[Sequence]
+    """Running sequences that go on, by rank."""
+    preempted: list[Sequence] = field(default_factory=list[Sequence])
+    admitted: list[Sequence] = field(default_factory=list[Sequence])
+    rows: dict[int, int] = field(default_factory=dict[int, int])
+    """Rows given, by the sequence's arrival number."""
+
+    def give_first_row(self, sequence: Sequence) -> None:
+        """Give a running sequence one row, at the cost of the last in rank, which may be itself."""
+        if self.budget == 0 or sequence in self.preempted:
+            return
+        while not self.free.covers(self.geometry.needed(sequence.num_computed, 1)):
+            victim = self.kept.pop()
+            self.preempted.append(victim)
+            self.free = self.free.plus(self.geometry.held(victim.num_computed))
+            if victim is sequence:
+                return
+        self._give(sequence, 1)
+
+    def give_more_rows(self, sequence: Sequence) -> None:
+        """Let a sequence that has its first row catch up as far as budget and blocks allow."""
+        given = self.rows.get(sequence.arrival, 0)
+        if given:
+            self._give(sequence, self._rows_within_reach(sequence, given))
+
+    def admit(self, waiting: Ordered[Sequence], max_running: int) -> None:
+        """Start waiting sequences, in order, while there is room for all that is known of them."""
+        reserved = self._outstanding()
+        for sequence in waiting:
+            wanted = self.geometry.settled(sequence.num_known + 1)
+            has_slot = len(self.kept) + len(self.admitted) < max_running
+            if self.budget == 0 or not has_slot or not self.free.minus(reserved).covers(wanted):
+                return
+            self.admitted.append(sequence)
+            before = self.free
+            self._give(sequence, self._rows_within_reach(sequence, 0))
+            reserved = reserved.plus(_at_least_zero(wanted.minus(before.minus(self.free))))
+
+    def _give(self, sequence: Sequence, num_rows: int) -> None:
+        given = self.rows.get(sequence.arrival, 0)
+        self.free = self.free.minus(self.geometry.needed(sequence.num_computed + given, num_rows))
+        self.rows[sequence.arrival] = given + num_rows
+        self.budget -= num_rows
+
+    def _rows_within_reach(self, sequence: Sequence, given: int) -> int:
+        fitting = self.geometry.rows_that_fit(sequence.num_computed + given, self.free)
+        return min(sequence.num_pending - given, self.budget, fitting)
+
+    def _outstanding(self) -> BlockCount:
+        """Return the blocks that the running sequences still need for what is known of them, and one token more."""
+        total = BlockCount(0, 0)
+        for sequence in self.kept:
+            end = sequence.num_computed + self.rows.get(sequence.arrival, 0)
+            wanted = self.geometry.settled(sequence.num_known + 1)
+            total = total.plus(_at_least_zero(wanted.minus(self.geometry.held(end))))
+        return total
+
+
+def _at_least_zero(count: BlockCount) -> BlockCount:
+    return BlockCount(max(0, count.full), max(0, count.sliding))
