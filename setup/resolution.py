@@ -27,8 +27,8 @@ def refusal(packages: list[str], *, is_index_away: bool) -> str:
     shown = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
     reason = " (PyTorch's own CPU index did not answer)" if is_index_away else ""
     return (
-        f"Stopped before downloading: no GPU is here, yet the only torch found is the CUDA build{reason}, "
-        f"which brings gigabytes of wheels: {shown}.\n"
+        f"Stopped before downloading CUDA wheels: no GPU is here, yet the only torch found is the CUDA build{reason}, "
+        f"which brings gigabytes of them: {shown}.\n"
         "Make PyTorch's CPU index reachable, or put a CPU wheel of torch in a folder and set PIP_FIND_LINKS to it.\n"
         "If a GPU is here after all:  EXPERTMESH_DEVICE=cuda ./run demo"
     )
