@@ -21,7 +21,6 @@ from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
 from router.fetch_errors import FetchError, HubUnreachable, ModelNameRefused, ModelUnavailable
 
-CHUNK_BYTES = 1024 * 1024
 TIMEOUT_S = 30.0
 MAX_FRUITLESS_ATTEMPTS = 5
 """Attempts in a row that bring no byte before we give up."""
@@ -117,7 +116,7 @@ class ModelHub:
             if not is_continued:
                 yield -offset
             with target.open("ab" if is_continued else "wb") as stream:
-                for chunk in response.iter_raw(CHUNK_BYTES):
+                for chunk in response.iter_raw():  # as it comes: collected into larger pieces, a break would lose one
                     stream.write(chunk)
                     stream.flush()
                     yield len(chunk)
