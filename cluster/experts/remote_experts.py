@@ -1,0 +1,252 @@
+"""RemoteExperts: the experts of a model wherever they are, as `model.moe.Experts`; the engine's side of the dispatch.
+
+Drives a TokenDispatcher. Events come in from the engine's thread (submits, and time while it waits) and from the
+transport's thread (answers, streams); a lock makes them one after the other, and what is to be sent is sent outside
+it. The thread that waits for a layer is woken once, when the layer is complete.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cluster.clock import MonotonicClock
+from cluster.errors import ExpertError, PlacementError, WorkerLost
+from cluster.experts.dispatch_events import (
+    Action,
+    Answered,
+    Complete,
+    Event,
+    Fail,
+    PlacementPublished,
+    RefreshPlacement,
+    Send,
+    StreamBroken,
+    StreamEvent,
+    StreamOpened,
+    StreamRefused,
+    Submit,
+    Tick,
+)
+from cluster.experts.messages import ExpertRequest, FrameFormat, Shard, answer_request
+from cluster.experts.placement import LOCAL, Placement, WorkerId
+from cluster.experts.token_dispatcher import DispatchCounters, TokenDispatcher
+from cluster.experts.transport import ExpertTransport
+from model.moe import Experts, GateOutput, Pending
+
+_LONGEST_WAIT_S = 1.0
+
+
+class LocalShard(Shard, Experts, Protocol):
+    """`model.expert_shard.ExpertShard`, as far as it is used beside attention."""
+
+
+class RemoteExperts:
+    """All experts of a model, through a transport. One thread submits and waits; the rest may be any thread's."""
+
+    def __init__(
+        self,
+        dispatcher: TokenDispatcher,
+        transport: ExpertTransport,
+        frame_format: FrameFormat,
+        local_shard: LocalShard | None = None,
+        local_device: str = "cpu",
+        on_refresh: Callable[[int], None] = lambda epoch: None,
+    ) -> None:
+        """Drive `dispatcher` over `transport`, which is started, and closed by `close`.
+
+        `local_shard`, resident on `local_device`, answers for LOCAL, on the waiting thread. `on_refresh` is called
+        with an epoch when a newer placement (or the same again) should be published; it must not block.
+        """
+        self._dispatcher = dispatcher
+        self._transport = transport
+        self._format = frame_format
+        self._local_shard = local_shard
+        self._local_device = local_device
+        self._on_refresh = on_refresh
+        self._clock = MonotonicClock()
+        self._changed = threading.Condition()
+        self._results: dict[int, Tensor | ExpertError] = {}
+        self._local_requests: deque[ExpertRequest] = deque()
+        self._refusals: dict[WorkerId, ExpertError] = {}
+        self._num_tickets = 0
+        self._tickets: dict[int, int] = {}  # the one under way, by micro-batch
+        self._steps: dict[int, tuple[int, int]] = {}
+        if local_shard is not None:
+            self._on_event(StreamOpened(LOCAL))
+        transport.start(self._on_stream_event)
+
+    def submit(self, layer: int, hidden: Tensor, gate: GateOutput, micro_batch: int = 0) -> Pending:
+        """Start the experts of `layer` on hidden [T, H]; see `model.moe.Experts`.
+
+        Each micro-batch has one layer under way: submitting the next forgets one that nobody waited for. Raises
+        ValueError if hidden is not what the workers were told to expect.
+        """
+        self._check(layer, hidden)
+        if self._local_shard is not None and self._dispatcher.placement.workers == (LOCAL,):
+            return self._local_shard.submit(layer, hidden, gate)  # nothing leaves the device
+        ticket = self._new_ticket(micro_batch)
+        step = self._step(layer, micro_batch)
+        expert_ids = gate.expert_ids.cpu().numpy()
+        self._on_event(Submit(ticket, step, layer, micro_batch, hidden.cpu(), expert_ids))
+        return PendingOutputs(self, ticket, hidden.device)
+
+    def publish(self, placement: Placement) -> None:
+        """Use `placement` from the next send on, unless a newer one is in use; raises PlacementError if it is not for
+        this model.
+        """
+        expected = (self._format.num_layers, self._format.num_experts)
+        if (placement.num_layers, placement.num_experts) != expected:
+            raise PlacementError(f"a placement of {placement.num_layers} × {placement.num_experts}, not {expected}")
+        self._on_event(PlacementPublished(placement))
+
+    @property
+    def epoch_in_use(self) -> int:
+        """Return the oldest epoch that a send under way may go by: experts that only older ones name may be dropped."""
+        with self._changed:
+            return self._dispatcher.oldest_epoch
+
+    @property
+    def placement(self) -> Placement:
+        """Return the placement in use."""
+        with self._changed:
+            return self._dispatcher.placement
+
+    @property
+    def open_workers(self) -> frozenset[WorkerId]:
+        """Return the workers that can be sent to."""
+        with self._changed:
+            return self._dispatcher.open_workers
+
+    @property
+    def counters(self) -> DispatchCounters:
+        """Return what has happened so far; read it, don't change it."""
+        return self._dispatcher.counters
+
+    def wait_until_connected(self, timeout_s: float) -> None:
+        """Return when every worker of the placement can be sent to.
+
+        Raises HandshakeRefused as soon as one refuses, WorkerLost naming those that are missing after `timeout_s`.
+        """
+        deadline_s = self._clock.now_s() + timeout_s
+        with self._changed:
+            while missing := set(self._dispatcher.placement.workers) - self._dispatcher.open_workers:
+                refused = [self._refusals[worker] for worker in sorted(missing) if worker in self._refusals]
+                if refused:
+                    raise refused[0]
+                left_s = deadline_s - self._clock.now_s()
+                if left_s <= 0:
+                    raise WorkerLost(f"no connection to {', '.join(sorted(missing))} after {timeout_s:g} s")
+                self._changed.wait(min(left_s, _LONGEST_WAIT_S))
+
+    def close(self) -> None:
+        """End all streams."""
+        self._transport.close()
+
+    def wait(self, ticket: int) -> Tensor:
+        """Return the outputs [T, K, H] of `ticket` once; raises WorkerLost if they cannot be had in time."""
+        assert ticket in self._tickets.values(), f"ticket {ticket} was left behind: under way are {self._tickets}"
+        while True:
+            with self._changed:
+                while ticket not in self._results and not self._local_requests and not self._is_tick_due():
+                    self._changed.wait(self._until_tick_s())
+                result = self._results.pop(ticket, None)
+                request = self._local_requests.popleft() if result is None and self._local_requests else None
+            if isinstance(result, ExpertError):
+                raise result
+            if result is not None:
+                return result
+            self._on_event(Tick() if request is None else self._compute(request))
+
+    def _compute(self, request: ExpertRequest) -> Answered:
+        assert self._local_shard is not None, "only a local shard makes LOCAL a worker that can be sent to"
+        return Answered(LOCAL, answer_request(self._local_shard, request, request.epoch, self._local_device))
+
+    def _is_tick_due(self) -> bool:
+        deadline_s = self._dispatcher.next_deadline_s()
+        return deadline_s is not None and deadline_s <= self._clock.now_s()
+
+    def _until_tick_s(self) -> float:
+        deadline_s = self._dispatcher.next_deadline_s()
+        if deadline_s is None:
+            return _LONGEST_WAIT_S
+        return min(_LONGEST_WAIT_S, max(0.0, deadline_s - self._clock.now_s()))
+
+    def _on_stream_event(self, event: StreamEvent) -> None:
+        if isinstance(event, StreamRefused):
+            self._refusals[event.worker] = event.error
+        elif isinstance(event, StreamOpened | StreamBroken):
+            self._refusals.pop(event.worker, None)
+        self._on_event(event)
+
+    def _on_event(self, event: Event) -> None:
+        with self._changed:
+            actions = self._dispatcher.on(event, self._clock.now_s())
+            is_worth_waking = not isinstance(event, Answered | Submit)
+            for action in actions:
+                is_worth_waking |= self._note(action)
+            if is_worth_waking:
+                self._changed.notify_all()
+        for action in actions:
+            if isinstance(action, Send) and action.worker != LOCAL:
+                self._transport.send(action.worker, action.request)
+            elif isinstance(action, RefreshPlacement):
+                self._on_refresh(action.epoch)
+
+    def _note(self, action: Action) -> bool:
+        """Keep what the waiting thread is to find; say whether it is to look."""
+        match action:
+            case Complete(ticket, outputs):
+                self._results[ticket] = outputs
+            case Fail(ticket, error):
+                self._results[ticket] = error
+            case Send(worker, request) if worker == LOCAL:
+                self._local_requests.append(request)
+            case _:
+                return False
+        return True
+
+    def _new_ticket(self, micro_batch: int) -> int:
+        with self._changed:
+            self._results.pop(self._tickets.get(micro_batch, -1), None)  # left behind
+            ticket = self._tickets[micro_batch] = self._num_tickets
+            self._num_tickets += 1
+            return ticket
+
+    def _step(self, layer: int, micro_batch: int) -> int:
+        """Number the steps: a micro-batch whose layer does not rise has begun another."""
+        step, last_layer = self._steps.get(micro_batch, (0, -1))
+        if layer <= last_layer:
+            step += 1
+        self._steps[micro_batch] = (step, layer)
+        return step
+
+    def _check(self, layer: int, hidden: Tensor) -> None:
+        frame_format = self._format
+        if not 0 <= layer < frame_format.num_layers:
+            raise ValueError(f"layer {layer} of {frame_format.num_layers}")
+        if hidden.dtype != frame_format.input_dtype or hidden.shape[1] != frame_format.hidden_size:
+            expected = f"[T, {frame_format.hidden_size}] {frame_format.input_dtype}"
+            raise ValueError(f"rows {tuple(hidden.shape)} {hidden.dtype}, expected {expected}")
+        if hidden.shape[0] > frame_format.max_rows:
+            raise ValueError(f"{hidden.shape[0]} rows in a step, at most {frame_format.max_rows}")
+
+
+class PendingOutputs:
+    """A layer under way; satisfies `model.moe.Pending`."""
+
+    def __init__(self, experts: RemoteExperts, ticket: int, device: torch.device) -> None:
+        """Stand for `ticket` of `experts`; the outputs are wanted on `device`."""
+        self._experts = experts
+        self._ticket = ticket
+        self._device = device
+        self._outputs: Tensor | None = None
+
+    def wait(self) -> Tensor:
+        """Return [T, K, H] in the expert output dtype; raises WorkerLost if it cannot be had in time."""
+        if self._outputs is None:
+            self._outputs = self._experts.wait(self._ticket).to(self._device)
+        return self._outputs
