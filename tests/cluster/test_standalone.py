@@ -1,0 +1,240 @@
+"""The real model in one process: the same tokens and logits whatever else the engine does; neither Ray nor gRPC."""
+
+import subprocess
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.config import AttentionSection, EngineSection, ModelSection, NumericsSection
+from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
+from cluster.engine.stats import EngineStats
+from cluster.errors import ContextOverflow
+from cluster.standalone import Standalone, StandaloneSections
+from model.checkpoint.random_weights import RandomWeights
+from model.checkpoint.write import write_random_checkpoint
+from model.kv_cache import KVCache
+from model.load import LoadProgress
+from model.numerics import Numerics
+from model.sampling_params import SamplingParams
+from tests.support.random_model import random_config
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 120.0
+WINDOW = 24
+
+
+def _sections(mode: str = "precise", path: str = "tiny", **engine: Any) -> StandaloneSections:
+    settings: dict[str, Any] = {
+        "kv_cache_bytes": 8_000_000,
+        "logit_digests": True,
+        "max_running_sequences": 8,
+        **engine,
+    }
+    return StandaloneSections(
+        ModelSection(path=path, max_context_tokens=512),
+        NumericsSection.model_validate({"mode": mode, "dense_weights": "float32"}),
+        EngineSection(**settings),
+        AttentionSection(),
+    )
+
+
+def _weights() -> RandomWeights:
+    return RandomWeights(random_config(sliding_window=WINDOW), seed=5)
+
+
+def _requests(lengths: Sequence[int], max_tokens: int = 24) -> list[SequenceRequest]:
+    """Prompts of these lengths; sampling at temperature 1.5, with filters and penalties here and there."""
+    kinds: list[dict[str, Any]] = [{}, {"top_p": 0.95}, {"top_k": 40}, {"frequency_penalty": 0.5, "min_p": 0.01}]
+    return [
+        SequenceRequest(
+            f"s{number}",
+            tuple((number * 31 + position * 17) % 200 + 3 for position in range(length)),
+            SamplingParams(
+                max_tokens=max_tokens,
+                seed=number,
+                temperature=1.5,
+                ignore_eos=True,
+                num_logprobs=2,
+                **kinds[number % 4],
+            ),
+        )
+        for number, length in enumerate(lengths)
+    ]
+
+
+@dataclass
+class Collector:
+    """Takes the events of an engine's steps."""
+
+    events: dict[str, list[TokenEvent]] = field(default_factory=lambda: defaultdict(list))
+    news: threading.Condition = field(default_factory=threading.Condition)
+
+    def on_step(self, events: list[TokenEvent]) -> None:
+        """Take the events of one step."""
+        with self.news:
+            for event in events:
+                self.events[event.sequence_id].append(event)
+            self.news.notify_all()
+
+    def wait_for(self, requests: Sequence[SequenceRequest]) -> None:
+        """Wait until all of these have ended."""
+
+        def is_over(request: SequenceRequest) -> bool:
+            return any(event.finish_reason is not None for event in self.events[request.sequence_id])
+
+        with self.news:
+            assert self.news.wait_for(lambda: all(map(is_over, requests)), WAIT_S)
+
+    def told(self) -> dict[str, list[Any]]:
+        """Return what must be equal whatever else ran: tokens, digests of logits, logprobs, endings."""
+        return {
+            name: [(event.token_ids, event.digests, event.logprobs, event.finish_reason) for event in events]
+            for name, events in self.events.items()
+        }
+
+
+def _run(standalone: Standalone, batches: Sequence[Sequence[SequenceRequest]]) -> tuple[Collector, EngineStats]:
+    """Run batches one after the other, the sequences of a batch together; return what was told and what it took."""
+    collector = Collector()
+    standalone.start(collector.on_step)
+    try:
+        for batch in batches:
+            for request in batch:
+                standalone.engine.admit(request)
+            collector.wait_for(batch)
+            standalone.engine.check_integrity()
+        stats = standalone.engine.stats()
+    finally:
+        standalone.stop()
+    assert stats.num_used_blocks == (0, 0)
+    return collector, stats
+
+
+LENGTHS = (1, 5, 16, 33, 100, 129, 200)
+
+
+@pytest.mark.parametrize("mode", ["float32", "precise", "bf16"])
+def test_tokens_and_logits_are_the_same_alone_together_in_chunks_and_preempted(mode: str) -> None:
+    """Blocks hold 16 tokens; 22 of the full ones cannot hold 7 sequences of 25 to 224 tokens together."""
+    weights, requests = _weights(), _requests(LENGTHS)
+    alone, _ = _run(Standalone.of(weights, _sections(mode)), [[request] for request in requests])
+    together, _ = _run(Standalone.of(weights, _sections(mode)), [requests])
+    in_chunks, _ = _run(Standalone.of(weights, _sections(mode, max_step_tokens=11)), [list(reversed(requests))])
+    scarce = Standalone.of(weights, _sections(mode, kv_cache_bytes=_bytes_for(mode, 22, 24)))
+    preempted, stats = _run(scarce, [requests])
+    assert stats.num_preemptions > 0
+    assert [len(alone.events[request.sequence_id]) for request in requests] == [24] * len(requests)
+    assert together.told() == alone.told()
+    assert in_chunks.told() == alone.told()
+    assert preempted.told() == alone.told()
+
+
+def _bytes_for(mode: str, num_full: int, num_sliding: int) -> int:
+    config, numerics = _weights().config, Numerics.of(mode)
+    full, sliding = KVCache.bytes_per_block(config, 16, numerics.kv)
+    assert full * num_full < sliding * num_sliding, "the sliding group gets at most half"
+    return full * num_full + sliding * num_sliding
+
+
+def test_a_resumed_sequence_goes_on_with_the_same_tokens_and_logits() -> None:
+    weights, requests = _weights(), _requests((40, 41, 42, 43))
+    whole, _ = _run(Standalone.of(weights, _sections()), [requests])
+    resumed: list[SequenceRequest] = []
+    for request, num_released in zip(requests, (1, 7, 16, 23), strict=True):
+        tokens = [token for event in whole.events[request.sequence_id] for token in event.token_ids]
+        prompt_ids = (*request.prompt_ids, *tokens[:num_released])
+        resumed.append(replace(request, prompt_ids=prompt_ids, num_released=num_released, attempt=1))
+    rest, _ = _run(Standalone.of(weights, _sections()), [resumed])
+    for request in resumed:
+        assert rest.told()[request.sequence_id] == whole.told()[request.sequence_id][request.num_released :]
+        assert rest.events[request.sequence_id][0].index == request.num_released
+
+
+def test_other_sequences_come_and_go_without_a_trace() -> None:
+    """One sequence runs; 12 others join it one by one, and every second one is aborted on the way."""
+    weights, (kept, *others) = _weights(), _requests((60, *range(3, 99, 8)), max_tokens=40)
+    alone, _ = _run(Standalone.of(weights, _sections()), [[kept]])
+    standalone, collector = Standalone.of(weights, _sections(max_step_tokens=32)), Collector()
+    standalone.start(collector.on_step)
+    try:
+        standalone.engine.admit(kept)
+        for number, other in enumerate(others):
+            standalone.engine.admit(other)
+            if number % 2:
+                standalone.engine.abort(other.sequence_id)
+        collector.wait_for([kept, *others])
+        standalone.engine.check_integrity()
+    finally:
+        standalone.stop()
+    assert collector.told()[kept.sequence_id] == alone.told()[kept.sequence_id]
+
+
+def test_generate_yields_a_sequence_to_its_end_and_aborts_when_closed() -> None:
+    first, second = _requests((5, 6))
+    with Standalone.of(_weights(), _sections()) as standalone:
+        events = list(standalone.generate(first, WAIT_S))
+        assert [event.index for event in events] == list(range(24))
+        assert events[-1].finish_reason is FinishReason.LENGTH
+        stream = standalone.generate(replace(second, params=replace(second.params, max_tokens=400)), WAIT_S)
+        next(stream)
+        stream.close()
+        assert list(standalone.generate(first, WAIT_S))[-1].finish_reason is FinishReason.LENGTH
+        standalone.engine.check_integrity()
+        assert standalone.engine.stats().num_used_blocks == (0, 0)
+
+
+def test_generate_refuses_and_gives_up_in_time() -> None:
+    (request,) = _requests((5,))
+    with Standalone.of(_weights(), _sections()) as standalone:
+        with pytest.raises(ContextOverflow):
+            next(standalone.generate(replace(request, prompt_ids=(1,) * 512), WAIT_S))
+        with pytest.raises(TimeoutError, match="s0 did not end in time"):
+            list(standalone.generate(replace(request, params=replace(request.params, max_tokens=500)), 0.05))
+
+
+def test_loading_tells_how_far_it_has_come() -> None:
+    seen: list[LoadProgress] = []
+    Standalone.of(_weights(), _sections(), seen.append)
+    assert [progress.what for progress in seen if progress.done == progress.total] == ["dense weights", "experts"]
+    assert seen[-1].total == 4 * 8
+
+
+def test_limits_that_cannot_work_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="kv_cache_bytes is 1000"):
+        Standalone.of(_weights(), _sections(kv_cache_bytes=1000))
+    with pytest.raises(ValueError, match="max_step_tokens is 4"):
+        Standalone.of(_weights(), _sections(max_step_tokens=4))
+    sections = replace(_sections(), model=ModelSection(max_context_tokens=8193))
+    with pytest.raises(ValueError, match="max_context_tokens is 8193; the model's maximum is 8192"):
+        Standalone.of(_weights(), sections)
+
+
+PROGRAM = """
+import sys
+from cluster.config import AttentionSection, EngineSection, ModelSection, NumericsSection
+from cluster.engine.sequence import SequenceRequest
+from cluster.standalone import Standalone, StandaloneSections
+from model.sampling_params import SamplingParams
+
+sections = StandaloneSections(
+    ModelSection(path=sys.argv[1]), NumericsSection(), EngineSection(kv_cache_bytes=8_000_000), AttentionSection()
+)
+request = SequenceRequest("a", (5, 6, 7), SamplingParams(max_tokens=4, seed=1, ignore_eos=True, stop=("zebra",)))
+with Standalone.load(sections) as standalone:
+    assert len(list(standalone.generate(request, 60.0))) == 4
+found = sorted({"ray", "grpc", "fastapi", "starlette", "uvicorn", "openai_harmony", "transformers"} & set(sys.modules))
+sys.exit(" ".join(found) or 0)
+"""
+
+
+def test_a_process_that_serves_a_checkpoint_imports_neither_ray_nor_grpc(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "model", _weights().config, seed=5)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "model")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
