@@ -1,4 +1,4 @@
-"""Admission: how many requests an edge replica holds at once. Beyond it a client is told at once, and nothing starts."""
+"""Admission: how many requests an edge replica holds at once. Beyond it, clients are told at once."""
 
 from router.errors import RETRY_AFTER_S, Overloaded
 

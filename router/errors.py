@@ -6,6 +6,7 @@ RouterError
 └── RequestError             an answer to the client, with status and OpenAI's error fields
     ├── InvalidRequest       400
     ├── Unauthenticated      401
+    ├── Forbidden            403
     ├── NotFound             404
     │   └── ModelNotFound    404
     ├── MethodNotAllowed     405
@@ -20,7 +21,9 @@ RouterError
 ServerFailure whose text says nothing of the inside.
 """
 
-from typing import ClassVar, TypedDict
+from typing import ClassVar
+
+from typing_extensions import TypedDict
 
 from cluster.errors import (
     ClusterError,
@@ -110,6 +113,15 @@ class Unauthenticated(RequestError):
     def headers(self) -> dict[str, str]:
         """Return the challenge that HTTP asks for with 401."""
         return {"www-authenticate": "Bearer"}
+
+
+class Forbidden(RequestError):
+    """Not from there."""
+
+    status = 403
+    grpc_status = "PERMISSION_DENIED"
+    kind = "invalid_request_error"
+    default_code = "forbidden"
 
 
 class NotFound(RequestError):

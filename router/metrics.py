@@ -25,7 +25,9 @@ class Metrics:
     def __init__(self) -> None:
         """Make a registry of their own."""
         self.registry = CollectorRegistry()
-        self._requests = self._counter("requests", "Requests that ended, by endpoint and outcome", ["endpoint", "outcome"])
+        self._requests = self._counter(
+            "requests", "Requests that ended, by endpoint and outcome", ["endpoint", "outcome"]
+        )
         self._running = self._gauge("requests_running", "Requests that hold a place at this edge")
         self._first_token = self._histogram(
             "time_to_first_token_seconds", "From a request's arrival to its first token", _FIRST_TOKEN_S

@@ -104,7 +104,7 @@ def could_be_header(text: str) -> bool:
 
 
 def channel_named(word: str) -> str | None:
-    """Return the channel that `word` means, misspelt or decorated as it may be (`commentary?`, `finall`, `Analysis`)."""
+    """Return the channel that `word` means, misspelt or decorated as it may be (`final?`, `finall`, `Final`)."""
     letters = re.sub(r"[^a-z]", "", word.partition("<|")[0].lower())[:32]
     for name in CHANNELS:
         if letters.startswith(name):

@@ -5,9 +5,17 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from router.harmony.deltas import CallBegun, CallDelta, ContentDelta, Delta, Ending, MessageBegun, MessageEnded
+from router.harmony.deltas import (
+    CallBegun,
+    CallDelta,
+    ContentDelta,
+    Delta,
+    Ending,
+    MessageBegun,
+    MessageEnded,
+    ReasoningDelta,
+)
 from router.harmony.deltas import MessageKind as Kind
-from router.harmony.deltas import ReasoningDelta
 from router.harmony.header import Header, Marker, could_be_header, read_header
 from router.harmony.recipients import CallableTools
 

@@ -17,11 +17,11 @@ that make no sense where they stand, and reserved ones, have no text and leave n
 
 from collections.abc import Callable, Iterable
 
+from model.vocabulary import CALL, CHANNEL, CONSTRAIN, END, END_OF_TEXT, MESSAGE, NUM_RANKS, RETURN, START
 from router.harmony.deltas import Delta, Ending, MessageKind
 from router.harmony.header import Header, Marker
 from router.harmony.message import OpenHeader, OpenMessage, kind_of
 from router.harmony.recipients import CallableTools
-from model.vocabulary import CALL, CHANNEL, CONSTRAIN, END, END_OF_TEXT, MESSAGE, NUM_RANKS, RETURN, START
 
 MAX_HEADER_TOKENS = 64
 """A header that is longer is none, and its text is delivered."""

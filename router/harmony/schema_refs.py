@@ -1,6 +1,6 @@
-"""References and `allOf` of a JSON schema, followed within limits: a bomb of references is a 400 and not a long wait."""
+"""References and `allOf` of a JSON schema, followed within limits: a bomb of them is a 400 and no long wait."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ class SchemaReader:
         self._open_refs: list[str] = []
 
     @contextmanager
-    def resolved(self, schema: Any, path: str) -> Iterator[JsonObject]:
+    def resolved(self, schema: Any, path: str) -> Generator[JsonObject]:
         """Give `schema` with its references followed and `allOf` merged, for as long as its parts are read.
 
         A reference to what is being read already stays in it. Raises InvalidRequest naming the place of a reference

@@ -9,9 +9,16 @@ import os
 from functools import cache, lru_cache
 
 import openai_harmony
-from openai_harmony import Conversation, DeveloperContent, HarmonyEncoding, Message, Role, SystemContent
+from openai_harmony import (
+    Conversation,
+    DeveloperContent,
+    HarmonyEncoding,
+    Message,
+    Role,
+    SystemContent,
+    ToolDescription,
+)
 from openai_harmony import ReasoningEffort as LibraryEffort
-from openai_harmony import ToolDescription
 
 from model.cache_dir import cache_dir
 from model.vocabulary import END, vocabulary_dir

@@ -1,0 +1,242 @@
+"""The public gRPC server: `expertmesh.inference.v1`, standard health, reflection; API keys in the metadata.
+
+It runs as grpc.aio on the event loop of the HTTP application, not in a thread of its own: sequences, admission and
+metrics live on that loop, and a hop between loops would cost every token. What could hold the loop up, long texts to be
+tokenised, is done in threads by the service.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from model.errors import TokenizerError
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc as rpc
+from router.api.chat_reply import MessagePieces
+from router.api.chat_request import to_chat_request
+from router.api.completions import text_request
+from router.api.grpc_convert import (
+    chat_body,
+    chat_messages,
+    generate_body,
+    started_message,
+    text_messages,
+    usage_message,
+)
+from router.auth import KeyRing, load_keys
+from router.config import Config
+from router.errors import InvalidRequest, PlatformRefused, RequestError, Unauthenticated, answer_to
+from router.service import InferenceService
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+_HEALTH = "grpc.health.v1.Health"
+_HEALTH_METHODS = f"/{_HEALTH}/"
+_KNOWN_SERVICES = ("", SERVICE)
+_CODE, _PARAM, _RETRY_AFTER = "expertmesh-error-code", "expertmesh-error-param", "retry-after"
+_HEALTH_WATCH_S = 1.0
+_log = logging.getLogger(__name__)
+_Context = grpc.aio.ServicerContext[Any, Any]
+_Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+M = TypeVar("M", pb.GenerateResponse, pb.ChatResponse)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcServer:
+    """A server that runs."""
+
+    server: grpc.aio.Server
+    port: int
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls; end those that still run after `grace_s`."""
+        await self.server.stop(grace_s)
+
+
+async def start_grpc_server(
+    service: InferenceService, config: Config, keys: KeyRing | None = None, shares_port: bool = False
+) -> GrpcServer:
+    """Start to serve on the running loop; raises PlatformRefused for a port that is taken.
+
+    `shares_port` lets several replicas of a node listen on one port, and the kernel spread connections over them.
+    """
+    section = config.edge.grpc
+    server = grpc.aio.server(
+        interceptors=(_KeyCheck(load_keys(config.edge.auth) if keys is None else keys),),
+        options=(
+            ("grpc.so_reuseport", int(shares_port)),
+            ("grpc.max_receive_message_length", section.max_message_bytes),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ),
+    )
+    rpc.add_InferenceServicer_to_server(_Inference(service), server)
+    health_pb2_grpc.add_HealthServicer_to_server(_Health(service), server)
+    reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), server)
+    host = f"[{section.host}]" if ":" in section.host else section.host
+    try:
+        port = server.add_insecure_port(f"{host}:{section.port}")
+    except RuntimeError as error:
+        message = (
+            f"gRPC cannot listen on {host}:{section.port}: the port is taken, or the address is not this machine's."
+        )
+        raise PlatformRefused(f"{message} Choose another with --set edge.grpc.port=PORT.") from error
+    await server.start()
+    return GrpcServer(server, port)
+
+
+class _Inference(rpc.InferenceServicer):
+    """The service's calls, each a few lines over InferenceService."""
+
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+
+    async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
+        """Stream the continuation of a prompt."""
+        async with aclosing(_told(self._generate(request, context), context)) as messages:
+            async for message in messages:
+                yield message
+
+    async def Chat(self, request: pb.ChatRequest, context: _Context) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
+        """Stream the answer to a conversation."""
+        async with aclosing(_told(self._chat(request, context), context)) as messages:
+            async for message in messages:
+                yield message
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:  # noqa: N802
+        """Tell of the one model."""
+        readiness = await self._service.readiness()
+        served = self._service.model
+        model = pb.Model(
+            id=served.name,
+            max_context_tokens=served.max_context_tokens or 0,
+            system_fingerprint=readiness.fingerprint or "",
+        )
+        return pb.ListModelsResponse(models=[model])
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: _Context) -> pb.TokenizeResponse:  # noqa: N802
+        """Turn text into token ids."""
+        try:
+            return pb.TokenizeResponse(token_ids=await self._service.encode(request.text))
+        except RequestError as error:
+            await _abort(error, context)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: _Context) -> pb.DetokenizeResponse:  # noqa: N802
+        """Turn token ids into text."""
+        try:
+            return pb.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
+        except TokenizerError as error:
+            await _abort(InvalidRequest(str(error), "token_ids", "invalid_value"), context)
+
+    async def _generate(
+        self, request: pb.GenerateRequest, context: _Context
+    ) -> AsyncGenerator[pb.GenerateResponse, None]:
+        asked = await text_request(self._service, generate_body(request), context.time_remaining())
+        async with await self._service.complete(asked) as generation:
+            yield pb.GenerateResponse(started=started_message(generation.started))
+            async for update in generation:
+                for message in text_messages(update):
+                    yield message
+            yield pb.GenerateResponse(usage=usage_message(generation.usage))
+
+    async def _chat(self, request: pb.ChatRequest, context: _Context) -> AsyncGenerator[pb.ChatResponse, None]:
+        asked = to_chat_request(chat_body(request), self._service.limits, context.time_remaining())
+        async with await self._service.chat(asked) as generation:
+            started = generation.started
+            yield pb.ChatResponse(started=started_message(started))
+            num_choices = asked.options.num_choices
+            pieces = [MessagePieces(started.request_id, choice, shows_reasoning=True) for choice in range(num_choices)]
+            async for update in generation:
+                for message in chat_messages(update, pieces[update.choice]):
+                    yield message
+            yield pb.ChatResponse(usage=usage_message(generation.usage))
+
+
+class _Health(health_pb2_grpc.HealthServicer):
+    """Standard health: serving once the backend is ready. Known services are the server itself ("") and ours."""
+
+    def __init__(self, service: InferenceService) -> None:
+        self._service = service
+
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: _Context
+    ) -> health_pb2.HealthCheckResponse:
+        """Tell the state of now."""
+        if request.service not in _KNOWN_SERVICES:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return await self._state()
+
+    async def Watch(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: _Context
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Tell the state whenever it changes."""
+        last: health_pb2.HealthCheckResponse | None = None
+        while True:
+            is_known = request.service in _KNOWN_SERVICES
+            state = await self._state() if is_known else health_pb2.HealthCheckResponse(status="SERVICE_UNKNOWN")
+            if state != last:
+                yield state
+            last = state
+            await asyncio.sleep(_HEALTH_WATCH_S)
+
+    async def _state(self) -> health_pb2.HealthCheckResponse:
+        readiness = await self._service.readiness()
+        return health_pb2.HealthCheckResponse(status="SERVING" if readiness.is_ready else "NOT_SERVING")
+
+
+class _KeyCheck(grpc.aio.ServerInterceptor):
+    """Asks every call for a key, but those of health probes."""
+
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> _Handler:
+        """Let a call through, or answer it."""
+        if handler_call_details.method.startswith(_HEALTH_METHODS):
+            return await continuation(handler_call_details)
+        given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
+        try:
+            self._keys.check(given.decode("latin-1") if isinstance(given, bytes) else given)
+        except Unauthenticated as error:
+            return grpc.stream_stream_rpc_method_handler(_refusal(error))
+        return await continuation(handler_call_details)
+
+
+def _refusal(error: RequestError) -> Callable[[Any, _Context], AsyncIterator[bytes]]:
+    """Return a handler that refuses a call of any arity."""
+
+    async def refuse(_requests: Any, context: _Context) -> AsyncIterator[bytes]:
+        await _abort(error, context)
+        yield b""
+
+    return refuse
+
+
+async def _told(messages: AsyncGenerator[M, None], context: _Context) -> AsyncGenerator[M, None]:
+    """Yield `messages`; an error among them ends the call with its status."""
+    async with aclosing(messages):
+        try:
+            async for message in messages:
+                yield message
+        except Exception as error:  # noqa: BLE001 - the boundary where errors become statuses
+            answer = answer_to(error)
+            if answer.status >= 500:
+                _log.error("a call failed", exc_info=error)
+            await _abort(answer, context)
+
+
+async def _abort(error: RequestError, context: _Context) -> NoReturn:
+    metadata = [(name, value) for name, value in ((_CODE, error.code), (_PARAM, error.param)) if value]
+    if error.retry_after_s is not None:
+        metadata.append((_RETRY_AFTER, str(error.retry_after_s)))
+    await context.abort(grpc.StatusCode[error.grpc_status], error.message, tuple(metadata))

@@ -1,0 +1,82 @@
+"""create_app: the HTTP server as an ASGI application, whoever runs it.
+
+Gate: id, limits, keys, errors ─▶ routes, one file a family ─▶ InferenceService
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from router.api.chat import chat_routes
+from router.api.chat_types import ChatBody
+from router.api.completion_types import CompletionBody
+from router.api.completions import completion_routes
+from router.api.gate import Gate
+from router.api.health import health_routes
+from router.api.models import model_routes
+from router.api.openapi import TITLE, install_openapi
+from router.api.replies import json_reply
+from router.api.tokenize import DetokenizeBody, TokenizeBody, tokenize_routes
+from router.auth import KeyRing, load_keys
+from router.config import Config, HttpSection
+from router.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
+from router.service import InferenceService
+
+_BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+
+
+def create_app(service: InferenceService, config: Config, keys: KeyRing | None = None) -> FastAPI:
+    """Return the application; `keys` are the config's unless given.
+
+    Whoever listens calls `router.auth.require_keys_off_loopback` first. CORS is closed.
+    """
+    keys = load_keys(config.edge.auth) if keys is None else keys
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
+        await service.warm_up()
+        yield
+
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
+    for routes in (
+        chat_routes(service, config.edge.http),
+        completion_routes(service, config.edge.http),
+        model_routes(service),
+        tokenize_routes(service),
+        health_routes(service),
+    ):
+        app.include_router(routes)
+    app.add_exception_handler(HTTPException, _routing_error)
+    app.add_middleware(Gate, keys=keys, http=config.edge.http)
+    install_openapi(app, _BODIES, has_keys=not keys.is_empty)
+    return app
+
+
+def uvicorn_config(app: FastAPI, http: HttpSection) -> uvicorn.Config:
+    """Return how uvicorn should run `app`: limits on headers, no server header, no access log of its own."""
+    return uvicorn.Config(
+        app,
+        host=http.host,
+        port=http.port,
+        http="h11",
+        h11_max_incomplete_event_size=2 * http.max_header_bytes,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+async def _routing_error(request: Request, error: Exception) -> Response:
+    """Answer what the routing of the framework refuses."""
+    assert isinstance(error, HTTPException), f"registered for HTTPException, got {error!r}"
+    if error.status_code == 405:
+        answer: RequestError = MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+    elif error.status_code == 404:
+        answer = NotFound(f"There is no {request.url.path[:200]} here.")
+    else:
+        answer = InvalidRequest(str(error.detail))
+    return json_reply(answer.body(), {**answer.headers(), **(error.headers or {})}, answer.status)

@@ -1,0 +1,241 @@
+"""InferenceService: what every API calls. Requests in, a running Generation out; HTTP and gRPC share all of it.
+
+admit ─▶ check readiness ─▶ render ─▶ one SequenceRequest a choice ─▶ Backend.generate
+                                                                          │ token events
+Generation ◀── updates ── Choice: parse, stop strings, logprobs ◀─────────┘
+"""
+
+import asyncio
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePath
+from typing import TypeVar
+
+from cluster.clock import Clock, MonotonicClock
+from cluster.engine.sequence import SequenceRequest
+from cluster.errors import ContextOverflow, EngineStopped
+from model.errors import TokenizerError
+from model.tokenizer import Tokenizer
+from router.admission import Admission
+from router.backend import Backend, Readiness
+from router.choices import ChatChoice, Choice, TextChoice
+from router.config import Config
+from router.errors import RETRY_AFTER_S, InvalidRequest, ModelNotFound, Unavailable
+from router.generation import Generation, outcome_of
+from router.harmony.conversation import Conversation
+from router.harmony.parse import HarmonyParser
+from router.harmony.render import Prompt, Renderer
+from router.metrics import Metrics
+from router.requests import ChatRequest, ChatUpdate, Options, Started, TextRequest, TextUpdate
+from router.run import Run
+
+MAX_INLINE_CHARS = 20_000
+"""Longer texts are turned into tokens in a thread, so that other requests' tokens do not wait for them."""
+READINESS_TTL_S = 2.0
+LARGEST_CONTEXT_TOKENS = 131_072
+"""What gpt-oss has; the engine ends a sequence at its own limit if that is less."""
+_NUM_DRAWN_SEEDS = 2**53
+"""JSON readers keep integers exactly up to here."""
+
+U = TypeVar("U", ChatUpdate, TextUpdate)
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What clients may call the model, and how much it takes."""
+
+    name: str
+    aliases: frozenset[str] = frozenset()
+    max_context_tokens: int | None = None
+    """Prompt plus output; None if only the engine knows."""
+
+    @classmethod
+    def of(cls, config: Config) -> "ServedModel":
+        """Return what the config says: the served name, or the checkpoint's own."""
+        path = config.model.path
+        is_hub_name = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+        own = path if is_hub_name else PurePath(path).name
+        return cls(config.model.served_name or own, frozenset({own}), config.model.max_context_tokens)
+
+
+class InferenceService:
+    """Turns requests into sequences, and token events into updates. Lives on one event loop."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        tokenizer: Tokenizer,
+        config: Config,
+        model: ServedModel | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Serve `backend`; `model` may say more of it than the config does."""
+        self.tokenizer = tokenizer
+        self.limits = config.edge.limits
+        self.model = model or ServedModel.of(config)
+        self.metrics = Metrics()
+        self.created_s = int(time.time())
+        self._backend = backend
+        self._date = config.edge.conversation_date
+        self._renderer = Renderer(tokenizer)
+        self._admission = Admission(self.limits.max_running_requests)
+        self._clock = clock or MonotonicClock()
+        self._readiness: tuple[float, Readiness] | None = None
+
+    async def warm_up(self) -> None:
+        """Load what the first request would otherwise wait for: the vocabulary and openai-harmony."""
+        await asyncio.to_thread(self._renderer.render, Conversation(()), self._today())
+
+    async def chat(self, request: ChatRequest) -> Generation[ChatUpdate]:
+        """Start to answer a conversation. Raises RequestError before anything runs; later errors come while reading."""
+        run = await self._admit("chat", request.model)
+        try:
+            prompt = await self.render(request.conversation)
+            tools, token_bytes = request.conversation.callable_tools, self.tokenizer.token_bytes
+            choices = [
+                ChatChoice(
+                    choice,
+                    HarmonyParser(token_bytes, tools, prompt.num_prefix),
+                    prompt.prefix_ids,
+                    request.options.stop,
+                )
+                for choice in range(request.options.num_choices)
+            ]
+            # Stop strings end what the client sees, not reasoning or headers: the engine is not told of them.
+            return self._start(run, request, [prompt], choices, request.notes)
+        except BaseException as error:
+            run.end(outcome_of(error))
+            raise
+
+    async def complete(self, request: TextRequest) -> Generation[TextUpdate]:
+        """Start to continue prompts. Raises RequestError before anything runs; later errors come while reading."""
+        run = await self._admit("completion", request.model)
+        try:
+            prompts = [Prompt(token_ids, stop_ids=()) for token_ids in request.prompts]
+            num_choices = len(prompts) * request.options.num_choices
+            choices = [TextChoice(choice, self.tokenizer, request.options.stop) for choice in range(num_choices)]
+            return self._start(run, request, prompts, choices)
+        except BaseException as error:
+            run.end(outcome_of(error))
+            raise
+
+    async def render(self, conversation: Conversation) -> Prompt:
+        """Return the prompt of a conversation; raises InvalidRequest for a tool or a text that cannot be rendered."""
+        date = self._today()
+        try:
+            if sum(len(turn.text) for turn in conversation.turns) <= MAX_INLINE_CHARS and not conversation.functions:
+                return self._renderer.render(conversation, date)
+            return await asyncio.to_thread(self._renderer.render, conversation, date)
+        except TokenizerError as error:
+            raise InvalidRequest(str(error)) from error
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text as ordinary text; raises InvalidRequest for one that cannot be split."""
+        try:
+            if len(text) <= MAX_INLINE_CHARS:
+                return tuple(self.tokenizer.encode(text))
+            return tuple(await asyncio.to_thread(self.tokenizer.encode, text))
+        except TokenizerError as error:
+            raise InvalidRequest(str(error)) from error
+
+    async def readiness(self) -> Readiness:
+        """Return whether the backend serves; a yes is believed for READINESS_TTL_S."""
+        now_s = self._clock.now_s()
+        if self._readiness is None or not self._readiness[1].is_ready or now_s - self._readiness[0] > READINESS_TTL_S:
+            self._readiness = (now_s, await self._backend.ready())
+        return self._readiness[1]
+
+    async def render_metrics(self) -> bytes:
+        """Return the metrics of this edge and of the engines behind it, in Prometheus' text format."""
+        stats = await self._backend.stats()
+        self.metrics.set_engine(stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_free_blocks)
+        return self.metrics.render()
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFound if `name` is not what is served; no name is whatever is served."""
+        if name and name != self.model.name and name not in self.model.aliases:
+            message = f"The model {name[:100]!r} is not served here; {self.model.name!r} is."
+            raise ModelNotFound(message, "model")
+
+    async def _admit(self, endpoint: str, model: str | None) -> Run:
+        self.check_model(model)
+        run = Run(self._admission.admit(), self.metrics, endpoint, self._clock)
+        try:
+            readiness = await self.readiness()
+            if not readiness.is_ready:
+                message = f"The model is not ready: {readiness.stage}, {readiness.progress:.0%}. Try again."
+                raise Unavailable(message, code="not_ready", retry_after_s=RETRY_AFTER_S)
+            run.fingerprint = readiness.fingerprint or ""
+        except BaseException as error:
+            run.end(outcome_of(error))
+            raise
+        return run
+
+    def _start(
+        self,
+        run: Run,
+        request: ChatRequest | TextRequest,
+        prompts: Sequence[Prompt],
+        choices: Sequence[Choice[U]],
+        notes: tuple[str, ...] = (),
+    ) -> Generation[U]:
+        options = request.options
+        seed = secrets.randbelow(_NUM_DRAWN_SEEDS) if options.seed is None else options.seed
+        run.open(choices, sum(len(prompt.token_ids) for prompt in prompts))
+        started = Started(
+            request_id=uuid.uuid4().hex,
+            created_s=int(time.time()),
+            model=self.model.name,
+            fingerprint=run.fingerprint,
+            seed=seed,
+            num_prompt_tokens=run.num_prompt,
+            notes=notes,
+        )
+        timeout_s = min(self.limits.request_timeout_s, request.timeout_s or self.limits.request_timeout_s)
+        engine_stops = options.stop if isinstance(request, TextRequest) else ()
+        streams = [
+            self._updates(run, self._sequence(started, options, prompt, choice.choice, engine_stops), choice, timeout_s)
+            for choice, prompt in zip(
+                choices, (prompt for prompt in prompts for _ in range(options.num_choices)), strict=True
+            )
+        ]
+        return Generation(started, streams, run.usage, run.end)
+
+    def _sequence(
+        self, started: Started, options: Options, prompt: Prompt, choice: int, engine_stops: tuple[str, ...]
+    ) -> SequenceRequest:
+        room = (self.model.max_context_tokens or LARGEST_CONTEXT_TOKENS) - len(prompt.token_ids)
+        if room < 1:
+            raise ContextOverflow(
+                f"the prompt has {len(prompt.token_ids)} tokens and leaves no room for output: prompt and output "
+                f"together may have {self.model.max_context_tokens or LARGEST_CONTEXT_TOKENS}"
+            )
+        params = options.params(
+            choice % options.num_choices,
+            started.seed,
+            min(options.max_tokens or room, room),
+            prompt.stop_ids,
+            engine_stops,
+        )
+        return SequenceRequest(f"{started.request_id}-{choice}", prompt.token_ids, params, priority=options.priority)
+
+    async def _updates(
+        self, run: Run, sequence: SequenceRequest, choice: Choice[U], timeout_s: float
+    ) -> AsyncGenerator[U, None]:
+        async with aclosing(self._backend.generate(sequence, timeout_s)) as events:
+            async for event in events:
+                run.saw(choice.choice, event)
+                update = choice.on(event)
+                if update is not None:
+                    yield update
+                if choice.finish is not None:
+                    return
+        raise EngineStopped("the backend's events ended without a finish reason")
+
+    def _today(self) -> str:
+        return self._date or datetime.now(UTC).date().isoformat()
