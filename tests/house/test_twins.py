@@ -57,8 +57,10 @@ def users_among_tests(name: str, text: str) -> list[str]:
     for node in ast.parse(text).body:
         used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            used |= {each.arg for each in ast.walk(node) if isinstance(each, ast.arg)}  # fixtures
-            definitions[node.name] = used
+            fixtures = {each.arg for each in ast.walk(node) if isinstance(each, ast.arg)}
+            definitions[node.name] = used | fixtures
+        elif isinstance(node, ast.Assign):
+            definitions |= {target.id: used for target in node.targets if isinstance(target, ast.Name)}
     reached = {name}
     while more := {each for each, used in definitions.items() if used & reached} - reached:
         reached |= more
@@ -106,7 +108,7 @@ def test_a_kernel_without_twin_or_with_another_signature_is_found() -> None:
 
 def test_a_kernel_that_lacks_a_test_is_found() -> None:
     parity = "def run():\n    return f(1)\ndef test_f_is_right():\n    assert run() == 1\n"
-    independence = "def test_f_is_row_independent():\n    assert f(1) == f(1)\n"
+    independence = "ALL = [f]\n@parametrize('op', ALL)\ndef test_f_is_row_independent(op):\n    assert op(1) == op(1)\n"
     assert untested("f", {"t.py": parity + independence}) == []
     assert untested("f", {"t.py": independence}) == ["f has no parity test"]
     assert untested("f", {"t.py": parity}) == ["f has no test with row_independent in its name"]
