@@ -11,11 +11,9 @@ from tests.house.source_tree import ROOT, module_name, sources
 RUN_BY_NAME = {
     "router.cli": "the console script",
     "router.deployments": "Ray Serve imports it by the name in its config",
-    "protos.generate": "run by hand: python -m protos.generate",
-    "model.tiny.train": "run by hand: python -m model.tiny.train",
     "cluster.launch": "the cluster without Ray, for tests and one-GPU experiments",
 }
-"""Modules that no other module imports, and why they are there all the same."""
+"""Modules that no other module imports and that are no programs, and why they are there all the same."""
 
 
 def imported_modules(files: dict[str, str]) -> set[str]:
@@ -36,10 +34,13 @@ def imported_modules(files: dict[str, str]) -> set[str]:
 
 
 def orphans(files: dict[str, str]) -> list[str]:
-    """Return the modules among `files` that none of them imports and nothing runs by name. Tests are no readers."""
+    """Return the modules among `files` that none of them imports. Tests are no readers.
+
+    A program (`python -m`, known by its `__main__`) needs no reader, nor does a package that is only a docstring.
+    """
     known = imported_modules(files) | RUN_BY_NAME.keys()
-    modules = [module_name(path) for path in files]
-    return [name for name in modules if name not in known and not name.endswith("__main__") and "." in name]
+    unread = [(module_name(path), text) for path, text in files.items() if module_name(path) not in known]
+    return [name for name, text in unread if "__main__" not in name + text and len(ast.parse(text).body) > 1]
 
 
 def named_paths(text: str, roots: set[str]) -> set[str]:
@@ -86,7 +87,10 @@ def test_every_path_in_a_document_is_there(document: Path) -> None:
 def test_a_module_nobody_imports_is_found() -> None:
     files = {"model/a.py": "from model import b\n", "model/b.py": "from . import c\n", "model/c.py": "import model.a\n"}
     assert orphans(files) == []
-    assert orphans(files | {"model/d.py": "import model.a\n"}) == ["model.d"]
+    reader = '"""D."""\nimport model.a\n'
+    assert orphans(files | {"model/d.py": reader}) == ["model.d"]
+    assert orphans(files | {"model/d.py": reader + "if __name__ == '__main__':\n    pass\n"}) == []
+    assert orphans(files | {"model/data/__init__.py": '"""Only data."""\n'}) == []
 
 
 def test_a_relative_import_counts_from_its_package() -> None:

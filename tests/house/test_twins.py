@@ -10,6 +10,7 @@ import pytest
 from tests.house.source_tree import sources
 
 KERNELS = "model/kernels"
+BACKENDS = ("torch", "native", "triton")
 
 
 def kernel_names(files: dict[str, str]) -> dict[str, str]:
@@ -52,7 +53,7 @@ def untested(name: str, tests: dict[str, str]) -> list[str]:
 
 
 def users_among_tests(name: str, text: str) -> list[str]:
-    """Return the tests of a file that use `name`, themselves or through the file's own helpers and constants."""
+    """Return the tests of a file that use a kernel, by any backend's name, themselves or through helpers and constants."""
     definitions: dict[str, set[str]] = {}
     for node in ast.parse(text).body:
         used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
@@ -61,7 +62,7 @@ def users_among_tests(name: str, text: str) -> list[str]:
             definitions[node.name] = used | fixtures
         elif isinstance(node, ast.Assign):
             definitions |= {target.id: used for target in node.targets if isinstance(target, ast.Name)}
-    reached = {name}
+    reached = {name, *(f"{name}_{backend}" for backend in BACKENDS)}
     while more := {each for each, used in definitions.items() if used & reached} - reached:
         reached |= more
     return sorted(each for each in reached if each.startswith("test_"))
