@@ -53,15 +53,16 @@ def untested(name: str, tests: dict[str, str]) -> list[str]:
 
 
 def users_among_tests(name: str, text: str) -> list[str]:
-    """Return the tests of a file that use a kernel, by any backend's name, themselves or through helpers and constants."""
+    """Return the tests of a file that use a kernel, by any backend's name, directly or by helpers and constants."""
     definitions: dict[str, set[str]] = {}
     for node in ast.parse(text).body:
         used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
             fixtures = {each.arg for each in ast.walk(node) if isinstance(each, ast.arg)}
             definitions[node.name] = used | fixtures
-        elif isinstance(node, ast.Assign):
-            definitions |= {target.id: used for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            definitions |= {target.id: used for target in targets if isinstance(target, ast.Name)}
     reached = {name, *(f"{name}_{backend}" for backend in BACKENDS)}
     while more := {each for each, used in definitions.items() if used & reached} - reached:
         reached |= more
@@ -109,7 +110,7 @@ def test_a_kernel_without_twin_or_with_another_signature_is_found() -> None:
 
 def test_a_kernel_that_lacks_a_test_is_found() -> None:
     parity = "def run():\n    return f(1)\ndef test_f_is_right():\n    assert run() == 1\n"
-    independence = "ALL = [f]\n@parametrize('op', ALL)\ndef test_f_is_row_independent(op):\n    assert op(1) == op(1)\n"
+    independence = "ALL: list[object] = [f_native]\n@parametrize('op', ALL)\ndef test_f_is_row_independent(op):\n    assert op(1) == op(1)\n"
     assert untested("f", {"t.py": parity + independence}) == []
     assert untested("f", {"t.py": independence}) == ["f has no parity test"]
     assert untested("f", {"t.py": parity}) == ["f has no test with row_independent in its name"]
