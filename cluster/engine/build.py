@@ -43,13 +43,16 @@ def build_engine(
     limits = EngineLimits(
         step=step,
         max_waiting_sequences=section.max_waiting_sequences,
-        max_context_tokens=_fitting_context(context, num_blocks, geometry),
+        max_context_tokens=min(context, (num_blocks.full - 1) * section.block_tokens),
         vocab_size=config.vocab_size,
         eos_ids=config.eos_token_ids,
         geometry=geometry,
         num_blocks=num_blocks,
         has_logit_digests=section.logit_digests,
     )
+    level = logging.INFO if max_context_tokens is None else logging.WARNING
+    if limits.max_context_tokens < context:
+        logger.log(level, "the KV cache leaves a sequence %d tokens, not %d", limits.max_context_tokens, context)
     shape = KVCacheShape(num_blocks.full, num_blocks.sliding, section.block_tokens)
     kv_cache = KVCache(config, shape, dtype, transformer.device)
     return EngineThread(Engine(limits), ModelRunner(transformer, kv_cache, experts), on_step)
@@ -86,11 +89,3 @@ def _context_tokens(config: ModelConfig, wanted: int | None) -> int:
     if wanted is not None and wanted > config.max_positions:
         raise ValueError(f"max_context_tokens is {wanted}; the model's maximum is {config.max_positions}")
     return wanted or config.max_positions
-
-
-def _fitting_context(context_tokens: int, num_blocks: BlockCount, geometry: BlockGeometry) -> int:
-    """Return the context that the KV cache leaves to a single sequence."""
-    fitting = (num_blocks.full - 1) * geometry.block_tokens
-    if fitting < context_tokens:
-        logger.warning("the KV cache holds %d tokens: a sequence may have no more, not %d", fitting, context_tokens)
-    return min(context_tokens, fitting)
