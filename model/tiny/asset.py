@@ -1,8 +1,9 @@
 """The tiny checkpoint as it ships: one compact file in the package, expanded once into the user's cache.
 
 The file is a safetensors file under LZMA. It holds every tensor of the checkpoint as it is, except the two vocabulary
-tables: of those the used rows and one row that all other ids share, their bytes split into two planes, which compress
-better. Expanded, it is a checkpoint in the layout of the published ones, and nothing that reads it needs to know.
+tables: of those the used rows and one row that all other ids share. Rows that are only copied lie on a coarse grid and
+take a byte a value; the bytes of the others are split into two planes, which compress better. Expanded, it is a
+checkpoint in the layout of the published ones, and nothing that reads it needs to know.
 """
 
 import hashlib
@@ -18,10 +19,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save, save_file
 from torch import Tensor
+from torch.nn import functional
 
 ASSET_NAME = "assets/tiny.safetensors.xz"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MANIFEST = "expanded.json"
+COPIED_STEP = 1 / 16
+"""Copied rows hold multiples of it, at most 127: exact in bf16."""
 GENERATION_CONFIG = {
     "bos_token_id": 199998,
     "do_sample": True,
@@ -39,6 +43,8 @@ class TinyAsset:
     """The checkpoint's config.json."""
     ids: Tensor
     """[R] i32: the token ids that have rows of their own, ascending."""
+    is_copied: Tensor
+    """[R] bool: the rows whose values are multiples of `COPIED_STEP`."""
     embedding: Tensor
     """[R + 1, H] bf16; the last row is every other id's."""
     head: Tensor
@@ -48,8 +54,9 @@ class TinyAsset:
 
     def to_bytes(self) -> bytes:
         """Return the compressed file."""
-        tables = _planes("embedding", self.embedding) | _planes("head", self.head)
-        content = save(self.tensors | tables | {"ids": self.ids}, {"config": json.dumps(self.config)})
+        tables = _split("embedding", self.embedding, self.is_copied) | _split("head", self.head, self.is_copied)
+        rows = {"ids": self.ids, "is_copied": self.is_copied.to(torch.uint8)}
+        content = save(self.tensors | tables | rows, {"config": json.dumps(self.config)})
         return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
 
 
@@ -58,9 +65,10 @@ def read_asset(content: bytes) -> TinyAsset:
     raw = lzma.decompress(content)
     tensors = load(raw)
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-    tables = [_joined(tensors.pop(f"{name}.high"), tensors.pop(f"{name}.low")) for name in ("embedding", "head")]
     config = json.loads(header["__metadata__"]["config"])
-    return TinyAsset(config, tensors.pop("ids"), tables[0], tables[1], tensors)
+    ids, is_copied = tensors.pop("ids"), tensors.pop("is_copied").bool()
+    embedding, head = (_joined(name, tensors, is_copied) for name in ("embedding", "head"))
+    return TinyAsset(config, ids, is_copied, embedding, head, tensors)
 
 
 def shipped_bytes() -> bytes:
@@ -144,13 +152,23 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _planes(name: str, table: Tensor) -> dict[str, Tensor]:
-    """Return the high and the low bytes of a bf16 table as two u8 tensors, columns first."""
+def _split(name: str, table: Tensor, is_copied: Tensor) -> dict[str, Tensor]:
+    """Return a bf16 table [R + 1, H] as high and low bytes of its own rows and codes of its copied ones, by column."""
     assert table.dtype == torch.bfloat16, f"{name} is {table.dtype}"
-    both = table.T.contiguous().view(torch.uint8).unflatten(-1, (-1, 2))
-    return {f"{name}.low": both[..., 0].contiguous(), f"{name}.high": both[..., 1].contiguous()}
+    copied = functional.pad(is_copied, (0, 1))
+    codes = (table[copied].float() / COPIED_STEP).to(torch.int8)
+    assert torch.equal(codes.float() * COPIED_STEP, table[copied].float()), f"copied rows of {name} are off the grid"
+    both = table[~copied].T.contiguous().view(torch.uint8).unflatten(-1, (-1, 2))
+    parts = {"low": both[..., 0], "high": both[..., 1], "codes": codes.T}
+    return {f"{name}.{part}": value.contiguous() for part, value in parts.items()}
 
 
-def _joined(high: Tensor, low: Tensor) -> Tensor:
-    """Return the bf16 table whose planes these are."""
-    return torch.stack((low, high), dim=-1).flatten(-2).view(torch.bfloat16).T.contiguous()
+def _joined(name: str, tensors: dict[str, Tensor], is_copied: Tensor) -> Tensor:
+    """Return the bf16 table [R + 1, H] from its parts, which leave `tensors`."""
+    low, high, codes = (tensors.pop(f"{name}.{part}") for part in ("low", "high", "codes"))
+    own = torch.stack((low, high), dim=-1).flatten(-2).view(torch.bfloat16).T
+    copied = functional.pad(is_copied, (0, 1))
+    table = torch.empty(len(copied), len(low), dtype=torch.bfloat16)
+    table[copied] = (codes.T.float() * COPIED_STEP).to(torch.bfloat16)
+    table[~copied] = own
+    return table

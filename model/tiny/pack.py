@@ -2,13 +2,15 @@
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from model.mxfp4 import quantize
-from model.tiny.asset import ASSET_NAME, TinyAsset
+from model.tiny.asset import ASSET_NAME, COPIED_STEP, TinyAsset
 from model.tiny.network import TinyShape
 from model.tiny.tables import VOCABULARY
 
@@ -66,20 +68,30 @@ def checkpoint_config(shape: TinyShape) -> dict[str, object]:
     }  # fmt: skip
 
 
-def pack(trained: dict[str, object], shape: TinyShape) -> TinyAsset:
-    """Return the asset of what `train.save` wrote: experts as MXFP4, the rest as bf16."""
-    ids, embedding, head, body = (trained[key] for key in ("ids", "embedding", "head", "body"))
-    assert isinstance(ids, list), "no list of ids"
-    assert isinstance(embedding, Tensor), "no embedding"
-    assert isinstance(head, Tensor), "no head"
-    assert isinstance(body, dict), "no body"
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What `train.save` wrote."""
+
+    ids: Tensor
+    is_copied: Tensor
+    embedding: Tensor
+    head: Tensor
+    body: dict[str, Tensor]
+
+
+def pack(trained: Trained, shape: TinyShape) -> TinyAsset:
+    """Return the asset of a trained model: experts as MXFP4, copied rows on the grid of their codes, the rest bf16."""
     tensors: dict[str, Tensor] = {}
-    for name, value in body.items():
+    for name, value in trained.body.items():
         tensors |= _expert_tensors(name, value)
-    bf16 = torch.bfloat16
-    return TinyAsset(
-        checkpoint_config(shape), torch.tensor(ids, dtype=torch.int32), embedding.to(bf16), head.to(bf16), tensors
-    )
+    embedding, head = (_rounded(rows, trained.is_copied) for rows in (trained.embedding, trained.head))
+    return TinyAsset(checkpoint_config(shape), trained.ids, trained.is_copied, embedding, head, tensors)
+
+
+def _rounded(rows: Tensor, is_copied: Tensor) -> Tensor:
+    """Return a table [R + 1, H] as bf16, its copied rows rounded to multiples of `COPIED_STEP`."""
+    on_grid = (rows / COPIED_STEP).round().clamp(-127, 127) * COPIED_STEP
+    return torch.where(functional.pad(is_copied, (0, 1))[:, None], on_grid, rows).to(torch.bfloat16)
 
 
 def _expert_tensors(name: str, value: Tensor) -> dict[str, Tensor]:
@@ -100,7 +112,7 @@ def main() -> None:
     parser.add_argument("trained", type=Path, help="the tiny.pt that the training wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / ASSET_NAME)
     arguments = parser.parse_args()
-    content = pack(torch.load(arguments.trained), TinyShape()).to_bytes()
+    content = pack(Trained(**torch.load(arguments.trained)), TinyShape()).to_bytes()
     arguments.out.write_bytes(content)
     sys.stdout.write(f"{arguments.out}: {len(content):,} bytes\n")
 

@@ -8,7 +8,6 @@ space before it is built from the pieces that spell it without the space. All ot
 
 import re
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from openai_harmony import HarmonyEncoding
@@ -21,6 +20,8 @@ NUM_TRAINED_NUMBERS = 199
 """Numbers from 0 that the model calculates with: sums of two numbers below 100."""
 NUM_CLASSES = 6
 PIECE_WEIGHTS = (1.0, 0.8, 0.6, 0.5)
+MAX_FURTHER_CAPITAL_ID = 80000
+MAX_FURTHER_SMALL_ID = 20000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +37,36 @@ class Rows:
     """[R, H] f32: the frozen direction of each row."""
 
 
-def choose_rows(encoding: HarmonyEncoding, words: list[tuple[bytes, int]], names: Names, hidden: int) -> Rows:
-    """Return the rows for the world's words and for pieces to copy, drawn from the vocabulary `words`."""
-    trained = _world_ids(encoding, names)
-    copied = {token for text, token in words if token < 5000 and re.fullmatch(rb" ?[A-Za-z]+|[_.][a-z]+", text)}
-    for word in {*names.capitals, *names.smalls, *" ".join((*CITIES, *PEOPLE)).split()}:
-        copied |= {*encoding.encode(word), *encoding.encode(" " + word)}
-    copied |= {token for text, token in words if re.fullmatch(rb"[0-9]{1,3}", text)}
+def choose_rows(
+    encoding: HarmonyEncoding, words: list[tuple[bytes, int]], names: Names, hidden: int
+) -> tuple[Rows, Rows]:
+    """Return the rows that training computes with, and further rows, only to copy, that need no training."""
     texts = {token: text for text, token in words}
-    trained = {token for token in trained if not _is_large_number(texts.get(token, b""))}
-    ids = sorted(trained | copied)
-    classes = np.array([_class(texts.get(token, b"<|>")) for token in ids])
-    is_trained = np.array([token in trained for token in ids])
-    return Rows(ids, is_trained, classes, _directions(encoding, ids, texts, hidden))
+    trained = {token for token in _world_ids(encoding, names) if not _is_large_number(texts.get(token, b""))}
+    copied = {token for text, token in words if token < 5000 and re.fullmatch(rb" ?[A-Za-z]+|[_.][a-z]+", text)}
+    copied |= _spellings(encoding, {*names.capitals, *names.smalls, *" ".join((*CITIES, *PEOPLE)).split()})
+    copied |= {token for text, token in words if re.fullmatch(rb"[0-9]{1,3}", text)}
+    capitals = {
+        text for text, token in words if token < MAX_FURTHER_CAPITAL_ID and re.fullmatch(rb" [A-Z][a-z]+", text)
+    }
+    smalls = {text for text, token in words if token < MAX_FURTHER_SMALL_ID and re.fullmatch(rb" [a-z]+", text)}
+    further = _spellings(encoding, {text[1:].decode() for text in capitals | smalls})
+    directions = _Directions(encoding, texts, hidden)
+    first, more = sorted(trained | copied), sorted(further - trained - copied)
+    return (
+        Rows(first, *_kinds(first, trained, texts), directions.add(first)),
+        Rows(more, *_kinds(more, trained, texts), directions.add(more)),
+    )
+
+
+def _spellings(encoding: HarmonyEncoding, words: set[str]) -> set[int]:
+    """Return the ids that spell the words, with a space before them and without one."""
+    return {token for word in words for spelling in (word, " " + word) for token in encoding.encode(spelling)}
+
+
+def _kinds(ids: list[int], trained: set[int], texts: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Return which ids are trained, and the class of each."""
+    return np.array([token in trained for token in ids]), np.array([_class(texts.get(token, b"<|>")) for token in ids])
 
 
 def _world_ids(encoding: HarmonyEncoding, names: Names) -> set[int]:
@@ -76,23 +94,32 @@ def _class(text: bytes) -> int:
     return next((place for place, one in enumerate(patterns) if re.fullmatch(one, text)), NUM_CLASSES - 1)
 
 
-def _directions(encoding: HarmonyEncoding, ids: list[int], texts: dict[int, bytes], hidden: int) -> np.ndarray:
-    """Return [R, H] f32 rows of length 1: random for a piece without a space, composed for one with a space."""
-    normal = partial(np.random.Generator(np.random.PCG64(7)).standard_normal, dtype=np.float32)
-    turns = [np.eye(hidden, dtype=np.float32)] + [np.linalg.qr(normal((hidden, hidden)))[0] for _ in PIECE_WEIGHTS[1:]]
-    rows = {token: _unit(normal(hidden)) for token in ids}
-    for token in ids:
-        text = texts.get(token, b"")
-        if re.fullmatch(rb" [A-Za-z]+", text):
-            spelling = encoding.encode(text[1:].decode())
-            pieces = zip(spelling, turns, PIECE_WEIGHTS, strict=False)
-            rows[token] = _unit(
-                sum(
-                    (weight * turn @ rows[piece] for piece, turn, weight in pieces if piece in rows),
-                    start=0.05 * rows[token],
-                )
-            )
-    return np.stack([rows[token] for token in ids])
+class _Directions:
+    """Makes the rows' directions, [H] f32 of length 1: random, or composed for a piece with a space before it."""
+
+    def __init__(self, encoding: HarmonyEncoding, texts: dict[int, bytes], hidden: int) -> None:
+        self._encoding, self._texts, self._hidden = encoding, texts, hidden
+        self._random = np.random.Generator(np.random.PCG64(7))
+        orthogonal = [np.linalg.qr(self._normal((hidden, hidden)))[0] for _ in PIECE_WEIGHTS[1:]]
+        self._turns = [np.eye(hidden, dtype=np.float32), *orthogonal]
+        self._rows: dict[int, np.ndarray] = {}
+
+    def add(self, ids: list[int]) -> np.ndarray:
+        """Return the directions [R, H] of further ids; those of earlier ids stay."""
+        self._rows |= {token: _unit(self._normal((self._hidden,))) for token in ids}
+        for token in ids:
+            if re.fullmatch(rb" [A-Za-z]+", self._texts.get(token, b"")):
+                self._rows[token] = self._composed(token)
+        return np.stack([self._rows[token] for token in ids])
+
+    def _composed(self, token: int) -> np.ndarray:
+        spelling = self._encoding.encode(self._texts[token][1:].decode())
+        pieces = zip(spelling, self._turns, PIECE_WEIGHTS, strict=False)
+        parts = (weight * turn @ self._rows[piece] for piece, turn, weight in pieces if piece in self._rows)
+        return _unit(sum(parts, start=0.05 * self._rows[token]))
+
+    def _normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self._random.standard_normal(shape, dtype=np.float32)
 
 
 def _unit(row: np.ndarray) -> np.ndarray:

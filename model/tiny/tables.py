@@ -47,6 +47,12 @@ class Tables(nn.Module):
         added = self.head_offsets[self.classes].index_put((self.is_trained.nonzero()[:, 0],), self.own_head)
         return embedding @ self.turn + added
 
+    def copied_rows(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Return embedding and head [R, H] of rows that are only copied and took no part in the training."""
+        directions, classes = torch.from_numpy(rows.directions), torch.from_numpy(rows.classes)
+        embedding = directions * ROW_SCALE * math.sqrt(directions.shape[1]) + self.offsets[classes]
+        return embedding, embedding @ self.turn + self.head_offsets[classes]
+
     def logits(self, hidden: Tensor, head: Tensor) -> Tensor:
         """Return the logits [M, R + 1] whose softmax is the full vocabulary's: all other ids count as one."""
         logits = hidden @ head.T

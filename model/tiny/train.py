@@ -75,13 +75,13 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     encoding, words = load_vocabulary()
     shape, names = TinyShape(), world_names(words)
-    rows = choose_rows(encoding, words, names, shape.hidden)
+    rows, further = choose_rows(encoding, words, names, shape.hidden)
     world = World(names, arguments.seed)
     batches = Batches(world, Prompts(encoding), rows.ids, arguments.rows, arguments.row_tokens)
     model = TinyModel(shape, rows)
     written = lay_in_copying(model.body, torch.Generator().manual_seed(arguments.seed))
     model.tables.turn.data = TURN_SCALE * written.T
-    train(model, batches, arguments.steps, lambda: save(model, rows, arguments.out / "tiny.pt"))
+    train(model, batches, arguments.steps, lambda: save(model, rows, further, arguments.out / "tiny.pt"))
 
 
 def train(model: TinyModel, batches: Batches, num_steps: int, save_now: Callable[[], None]) -> None:
@@ -120,12 +120,17 @@ def train(model: TinyModel, batches: Batches, num_steps: int, save_now: Callable
     save_now()
 
 
-def save(model: TinyModel, rows: Rows, path: Path) -> None:
-    """Write the ids of the rows, both tables and the body's parameters."""
+def save(model: TinyModel, rows: Rows, further: Rows, path: Path) -> None:
+    """Write the ids of all rows, which of them are only copied, both tables (last the shared row), and the body."""
+    order = torch.tensor(rows.ids + further.ids).argsort()
     with torch.no_grad():
         embedding = model.tables.embedding()
-        head = model.tables.head(embedding)
-    torch.save({"ids": rows.ids, "embedding": embedding, "head": head, "body": model.body.state_dict()}, path)
+        tables = zip((embedding, model.tables.head(embedding)), model.tables.copied_rows(further), strict=True)
+        merged = [torch.cat((torch.cat((own[:-1], more))[order], own[-1:])) for own, more in tables]
+    is_copied = torch.cat((~model.tables.is_trained[:-1], torch.ones(len(further.ids), dtype=torch.bool)))[order]
+    ids = torch.tensor(rows.ids + further.ids, dtype=torch.int32)[order]
+    body = model.body.state_dict()
+    torch.save({"ids": ids, "is_copied": is_copied, "embedding": merged[0], "head": merged[1], "body": body}, path)
 
 
 if __name__ == "__main__":
