@@ -153,7 +153,7 @@ class ChatChoice(Choice[ChatUpdate]):
         for delta in deltas:
             if isinstance(delta, ContentDelta):
                 text, positions = self._filter.feed(delta.text, delta.positions)
-                if text:
+                if text or positions:
                     out.append(ContentDelta(delta.message, text, positions))
                 if self._filter.has_matched:
                     out.append(MessageEnded(delta.message, Ending.CUT))
@@ -162,7 +162,7 @@ class ChatChoice(Choice[ChatUpdate]):
                 continue
             if isinstance(delta, MessageEnded):
                 text, positions = self._filter.flush()
-                if text:
+                if text or positions:
                     out.append(ContentDelta(delta.message, text, positions))
             self._has_calls = self._has_calls or isinstance(delta, CallBegun)
             out.append(delta)

@@ -3,6 +3,7 @@
 RouterError
 ├── ConfigInvalid            the config document cannot be used
 ├── PlatformRefused          this machine or its set-up cannot run what was asked
+├── StartFailed              a part of the server could not start, or was ended from elsewhere
 └── RequestError             an answer to the client, with status and OpenAI's error fields
     ├── InvalidRequest       400
     ├── Unauthenticated      401
@@ -38,6 +39,7 @@ from cluster.errors import (
     WorkerLost,
     WrongEpoch,
 )
+from model.errors import ModelError, TokenizerError
 
 
 class RouterError(Exception):
@@ -50,6 +52,10 @@ class ConfigInvalid(RouterError):
 
 class PlatformRefused(RouterError):
     """This machine or its set-up cannot run what was asked; the message says what to do."""
+
+
+class StartFailed(RouterError):
+    """A part of the server could not start, or was ended from elsewhere; the message names it and says why."""
 
 
 class ErrorFields(TypedDict):
@@ -199,7 +205,7 @@ class DeadlinePassed(RequestError):
 
 RETRY_AFTER_S = 1
 
-# What the cluster's errors mean to a client. Only ContextOverflow's own text is shown: the others may name addresses.
+# What errors mean to a client who cannot help it. Their own text is not shown: it may name addresses and files.
 _ANSWERS: dict[type[BaseException], tuple[type[RequestError], str]] = {
     QueueFull: (Overloaded, "The queue is full. Try again in a moment."),
     EngineStopped: (Unavailable, "The engine stopped while the request ran. Try again."),
@@ -211,6 +217,8 @@ _ANSWERS: dict[type[BaseException], tuple[type[RequestError], str]] = {
     ExpertError: (Unavailable, "An expert could not answer. Try again."),
     PlacementError: (Unavailable, "The experts have no place in the cluster now. Try again."),
     ClusterError: (Unavailable, "The cluster cannot answer now. Try again."),
+    ModelError: (ServerFailure, "The model cannot be used: its files are not as they should be."),
+    RouterError: (ServerFailure, "The server is not set up for this request."),
     TimeoutError: (DeadlinePassed, "The request took longer than it may and was stopped."),
 }
 
@@ -221,6 +229,8 @@ def answer_to(error: BaseException) -> RequestError:
         return error
     if isinstance(error, ContextOverflow):
         return InvalidRequest(str(error), code="context_length_exceeded")
+    if isinstance(error, TokenizerError):
+        return InvalidRequest(str(error), code="invalid_value")
     for ancestor in type(error).__mro__:
         if ancestor in _ANSWERS:
             answer, message = _ANSWERS[ancestor]

@@ -19,13 +19,12 @@ from typing import TypeVar
 from cluster.clock import Clock, MonotonicClock
 from cluster.engine.sequence import SequenceRequest
 from cluster.errors import ContextOverflow, EngineStopped
-from model.errors import TokenizerError
 from model.tokenizer import Tokenizer
 from router.admission import Admission
 from router.backend import Backend, Readiness
 from router.choices import ChatChoice, Choice, TextChoice
 from router.config import Config
-from router.errors import RETRY_AFTER_S, InvalidRequest, ModelNotFound, Unavailable
+from router.errors import RETRY_AFTER_S, ModelNotFound, Unavailable
 from router.generation import Generation, outcome_of
 from router.harmony.conversation import Conversation
 from router.harmony.parse import HarmonyParser
@@ -125,23 +124,17 @@ class InferenceService:
             raise
 
     async def render(self, conversation: Conversation) -> Prompt:
-        """Return the prompt of a conversation; raises InvalidRequest for a tool or a text that cannot be rendered."""
+        """Return the prompt; raises InvalidRequest for a tool, TokenizerError for a text that cannot be rendered."""
         date = self._today()
-        try:
-            if sum(len(turn.text) for turn in conversation.turns) <= MAX_INLINE_CHARS and not conversation.functions:
-                return self._renderer.render(conversation, date)
-            return await asyncio.to_thread(self._renderer.render, conversation, date)
-        except TokenizerError as error:
-            raise InvalidRequest(str(error)) from error
+        if sum(len(turn.text) for turn in conversation.turns) <= MAX_INLINE_CHARS and not conversation.functions:
+            return self._renderer.render(conversation, date)
+        return await asyncio.to_thread(self._renderer.render, conversation, date)
 
     async def encode(self, text: str) -> tuple[int, ...]:
-        """Return the ids of a text as ordinary text; raises InvalidRequest for one that cannot be split."""
-        try:
-            if len(text) <= MAX_INLINE_CHARS:
-                return tuple(self.tokenizer.encode(text))
-            return tuple(await asyncio.to_thread(self.tokenizer.encode, text))
-        except TokenizerError as error:
-            raise InvalidRequest(str(error)) from error
+        """Return the ids of a text as ordinary text; raises TokenizerError for one that cannot be split."""
+        if len(text) <= MAX_INLINE_CHARS:
+            return tuple(self.tokenizer.encode(text))
+        return tuple(await asyncio.to_thread(self.tokenizer.encode, text))
 
     async def readiness(self) -> Readiness:
         """Return whether the backend serves; a yes is believed for READINESS_TTL_S."""

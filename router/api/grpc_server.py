@@ -32,7 +32,7 @@ from router.api.grpc_convert import (
 )
 from router.auth import KeyRing, load_keys
 from router.config import Config
-from router.errors import InvalidRequest, PlatformRefused, RequestError, Unauthenticated, answer_to
+from router.errors import PlatformRefused, RequestError, Unauthenticated, answer_to
 from router.service import InferenceService
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -124,15 +124,15 @@ class _Inference(rpc.InferenceServicer):
         """Turn text into token ids."""
         try:
             return pb.TokenizeResponse(token_ids=await self._service.encode(request.text))
-        except RequestError as error:
-            await _abort(error, context)
+        except TokenizerError as error:
+            await _abort(answer_to(error), context)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: _Context) -> pb.DetokenizeResponse:  # noqa: N802
         """Turn token ids into text."""
         try:
             return pb.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
         except TokenizerError as error:
-            await _abort(InvalidRequest(str(error), "token_ids", "invalid_value"), context)
+            await _abort(answer_to(error), context)
 
     async def _generate(
         self, request: pb.GenerateRequest, context: _Context
