@@ -9,7 +9,8 @@ from torch import Tensor
 from model.batch import ForwardBatch, IntArray
 from model.checkpoint.weights import AttentionWeights
 from model.config import ModelConfig
-from model.kernels.attention import AttentionPlan, PlanShape, paged_attention, plan_attention
+from model.kernels.attention import AttentionPlan, paged_attention
+from model.kernels.attention_tiles import TileShape
 from model.kernels.kv_store import kv_store
 from model.kernels.linear import LinearWeight, linear
 from model.kernels.norm import rms_norm
@@ -36,8 +37,8 @@ def prepare_step(config: ModelConfig, batch: ForwardBatch, kv_cache: KVCache, ro
     windows = {"full": None, "sliding": config.sliding_window}
     plans, slots = {}, {}
     for kind in sorted(set(config.layer_types)):
-        shape = PlanShape(config.num_heads // config.num_kv_heads, block_tokens, windows[kind], device)
-        plans[kind] = plan_attention(batch, tables[kind], shape)
+        shape = TileShape(config.num_heads // config.num_kv_heads, block_tokens, windows[kind], device)
+        plans[kind] = AttentionPlan(batch, tables[kind], shape)
         slots[kind] = torch.from_numpy(_row_slots(batch, tables[kind], block_tokens)).to(device)
     cos, sin = rotary.rows(torch.from_numpy(batch.positions).to(device))
     return StepTensors(cos, sin, plans, slots)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from model.kernels.attention import SPLIT_TOKENS
+from model.kernels.attention_tiles import SPLIT_TOKENS
 from model.kernels.linear import ROW_TILE
 from model.kernels.native_library import native_library
 from model.numerics import Numerics

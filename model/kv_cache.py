@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.kernels.attention import SPLIT_TOKENS
+from model.kernels.attention_tiles import SPLIT_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from model.kernels.native_library import NativeLibrary, native_library
+from model.kernels.native_library import required_library
 
 LANES = 8
 """Output features that lie side by side in a packed weight."""
@@ -14,7 +14,7 @@ def pack_lanes(weight: Tensor) -> Tensor:
     """Return weight [N, K] f32 or bf16 as [ceil(N / 8), K, 8], missing features zero."""
     features, width = weight.shape
     packed = weight.new_zeros((-(-features // LANES), width, LANES))
-    _library().call(f"em_dense_pack_{_SUFFIX[weight.dtype]}", weight.contiguous(), features, width, packed)
+    required_library().call(f"em_dense_pack_{_SUFFIX[weight.dtype]}", weight.contiguous(), features, width, packed)
     return packed
 
 
@@ -26,11 +26,5 @@ def linear_native(rows: Tensor, packed: Tensor) -> Tensor:
     out = torch.empty((rows.shape[0], groups * LANES), dtype=torch.float32)
     sizes = rows.shape[0], width
     name = f"em_dense_{_SUFFIX[packed.dtype]}"
-    _library().call(name, rows, *sizes, packed, groups * LANES, out, threads=torch.get_num_threads())
+    required_library().call(name, rows, *sizes, packed, groups * LANES, out, threads=torch.get_num_threads())
     return out
-
-
-def _library() -> NativeLibrary:
-    library = native_library()
-    assert library is not None, "a native kernel was called where none was built"
-    return library

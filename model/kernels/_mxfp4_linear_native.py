@@ -7,7 +7,7 @@ input 8 m + 4 + i in its high one. The 8 scales follow. So a 32-byte load meets 
 import torch
 from torch import Tensor
 
-from model.kernels.native_library import NativeLibrary, native_library
+from model.kernels.native_library import required_library
 
 _FEATURES = 8
 _CODE_BYTES = 128
@@ -20,7 +20,7 @@ def pack_blocks(blocks: Tensor, scales: Tensor) -> Tensor:
         raise ValueError(f"an MXFP4 weight of {features} features cannot be packed; wanted a multiple of {_FEATURES}")
     packed = blocks.new_empty((features // _FEATURES, num_blocks, _CODE_BYTES + _FEATURES))
     sizes = features, num_blocks * 32
-    _library().call("em_mxfp4_pack", blocks.contiguous(), scales.contiguous(), *sizes, packed)
+    required_library().call("em_mxfp4_pack", blocks.contiguous(), scales.contiguous(), *sizes, packed)
     return packed
 
 
@@ -41,11 +41,5 @@ def mxfp4_linear_native(rows: Tensor, packed: Tensor) -> Tensor:
     features = packed.shape[0] * _FEATURES
     assert width == packed.shape[1] * 32, f"rows {tuple(rows.shape)} do not fit a weight {tuple(packed.shape)}"
     out = torch.empty((num_rows, features), dtype=torch.float32)
-    _library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=torch.get_num_threads())
+    required_library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=torch.get_num_threads())
     return out
-
-
-def _library() -> NativeLibrary:
-    library = native_library()
-    assert library is not None, "a native kernel was called where none was built"
-    return library

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model.cache_dir import cache_dir
 
-SOURCE = Path(__file__).parent / "native" / "kernels.cpp"
+SOURCES = Path(__file__).parent / "native"
 BUILD_TIMEOUT_S = 180
 CHOICE_VARIABLE = "EXPERTMESH_KERNELS"
 _INSTRUCTION_LEVELS = {0: "generic", 2: "avx2"}
@@ -81,6 +81,13 @@ def native_library() -> NativeLibrary | None:
     return native_kernels().library
 
 
+def required_library() -> NativeLibrary:
+    """Return the native kernels where the caller has already seen that they are in use."""
+    library = native_library()
+    assert library is not None, "a native kernel was called where none was built"
+    return library
+
+
 def _build() -> Path:
     compiler = _compiler()
     tuning = "-mcpu=native" if platform.machine() in {"arm64", "aarch64"} else "-march=native"
@@ -105,8 +112,12 @@ def _compiler() -> str:
 def _key(command: list[str]) -> str:
     """Return what the build depends on: source, flags, compiler version, and what `native` means on this processor."""
     version = subprocess.run([command[0], "--version"], capture_output=True, check=True, timeout=BUILD_TIMEOUT_S)
-    parts = (SOURCE.read_bytes(), " ".join(command).encode(), version.stdout, _processor().encode())
+    parts = (_source(), " ".join(command).encode(), version.stdout, _processor().encode())
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
+
+
+def _source() -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in {".cpp", ".h"})
 
 
 def _processor() -> str:
@@ -122,7 +133,10 @@ def _compile(command: list[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         built = Path(scratch) / "kernels.so"
         subprocess.run(
-            [*command, "-o", str(built), str(SOURCE)], capture_output=True, check=True, timeout=BUILD_TIMEOUT_S
+            [*command, "-o", str(built), *map(str, sorted(SOURCES.glob("*.cpp")))],
+            capture_output=True,
+            check=True,
+            timeout=BUILD_TIMEOUT_S,
         )
         built.replace(target)
 
@@ -130,7 +144,7 @@ def _compile(command: list[str], target: Path) -> None:
 def _load(path: Path) -> NativeLibrary:
     library = ctypes.CDLL(str(path))
     level = _INSTRUCTION_LEVELS[library.em_instruction_level()]
-    return NativeLibrary(library, f"{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:8]}/{level}")
+    return NativeLibrary(library, f"{hashlib.sha256(_source()).hexdigest()[:8]}/{level}")
 
 
 def _words(error: BaseException) -> str:

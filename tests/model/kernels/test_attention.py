@@ -1,5 +1,6 @@
 """Paged attention: against float64 over the whole matrix, row by row, and blind to what was never stored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 from torch import Tensor
 
 from model.batch import BlockTables, ForwardBatch, IntArray
-from model.kernels.attention import PlanShape, paged_attention, plan_attention
+from model.kernels.attention import AttentionPlan, paged_attention, paged_attention_torch
+from model.kernels.attention_tiles import TileShape
 from tests.support.row_independence import same_bits
 
 BLOCK_TOKENS = 16
 HEAD_DIM = 16
+Backend = Callable[[Tensor, Tensor, Tensor, AttentionPlan, Tensor, float], Tensor]
+
+both_backends = pytest.mark.parametrize("backend", [paged_attention, paged_attention_torch])
 
 
 @dataclass(frozen=True)
@@ -42,9 +47,10 @@ def random(*shape: int, seed: int) -> Tensor:
 class Paged:
     """Keys and values of sequences scattered over blocks, NaN wherever nothing was stored."""
 
-    def __init__(self, case: Case, garbage: float = torch.nan) -> None:
+    def __init__(self, case: Case, backend: Backend = paged_attention, garbage: float = torch.nan) -> None:
         """Store everything the sequences know, the rows of this step included."""
         self.case = case
+        self.backend = backend
         kv_shape = (case.num_kv_heads, HEAD_DIM)
         longest = max(known for known, _ in case.sequences)
         per_sequence = -(-longest // BLOCK_TOKENS)
@@ -75,10 +81,10 @@ class Paged:
             block_tables=BlockTables(table, table),
             logit_rows=np.arange(0),
         )
-        shape = PlanShape(self.case.num_heads // self.case.num_kv_heads, BLOCK_TOKENS, self.case.window, "cpu")
-        plan = plan_attention(batch, table, shape)
+        shape = TileShape(self.case.num_heads // self.case.num_kv_heads, BLOCK_TOKENS, self.case.window, "cpu")
+        plan = AttentionPlan(batch, table, shape)
         queries = torch.cat([self.queries[index] for index in picked])
-        out = paged_attention(queries, self.keys, self.values, plan, self.sinks, HEAD_DIM**-0.5)
+        out = self.backend(queries, self.keys, self.values, plan, self.sinks, HEAD_DIM**-0.5)
         return list(out.split(rows.tolist()))
 
 
@@ -99,17 +105,19 @@ def naive_attention(paged: Paged, index: int) -> Tensor:
     return torch.einsum("hqk,khd->qhd", weights, values)
 
 
+@both_backends
 @pytest.mark.parametrize("case", CASES)
-def test_attention_matches_float64(case: Case) -> None:
-    paged = Paged(case)
+def test_attention_matches_float64(case: Case, backend: Backend) -> None:
+    paged = Paged(case, backend)
     outputs = paged.attend(list(range(len(case.sequences))))
     for index, output in enumerate(outputs):
         torch.testing.assert_close(output.double(), naive_attention(paged, index), rtol=0, atol=2e-6)
 
 
+@both_backends
 @pytest.mark.parametrize("case", CASES)
-def test_attention_is_row_independent_of_the_sequences_beside(case: Case) -> None:
-    paged = Paged(case)
+def test_attention_is_row_independent_of_the_sequences_beside(case: Case, backend: Backend) -> None:
+    paged = Paged(case, backend)
     together = paged.attend(list(range(len(case.sequences))))
     backwards = paged.attend(list(range(len(case.sequences)))[::-1])[::-1]
     for index in range(len(case.sequences)):
@@ -117,38 +125,44 @@ def test_attention_is_row_independent_of_the_sequences_beside(case: Case) -> Non
         assert same_bits(backwards[index], together[index])
 
 
+@both_backends
 @pytest.mark.parametrize("case", [CASES[2], CASES[3]])
-def test_attention_is_row_independent_of_where_a_chunk_began(case: Case) -> None:
+def test_attention_is_row_independent_of_where_a_chunk_began(case: Case, backend: Backend) -> None:
     """Every row computed as a step of its own: decode and prefill agree bit for bit."""
-    paged = Paged(case)
+    paged = Paged(case, backend)
     whole = paged.attend([len(case.sequences) - 1])[0]
     known, rows = case.sequences[-1]
     for row in range(0, rows, 5):
-        single = Paged(Case((*case.sequences[:-1], (known, rows)), case.num_heads, case.num_kv_heads, case.window))
+        single = Paged(
+            Case((*case.sequences[:-1], (known, rows)), case.num_heads, case.num_kv_heads, case.window), backend
+        )
         cut = known - rows + row + 1
         object.__setattr__(single.case, "sequences", (*case.sequences[:-1], (cut, 1)))
         single.queries[-1] = single.queries[-1][row : row + 1]
         assert same_bits(single.attend([len(case.sequences) - 1])[0], whole[row : row + 1])
 
 
+@both_backends
 @pytest.mark.parametrize("garbage", [torch.nan, torch.inf, 1e30])
-def test_what_was_never_stored_changes_nothing(garbage: float) -> None:
-    clean, dirty = Paged(CASES[1], garbage=0.0), Paged(CASES[1], garbage=garbage)
+def test_what_was_never_stored_changes_nothing(garbage: float, backend: Backend) -> None:
+    clean, dirty = Paged(CASES[1], backend, 0.0), Paged(CASES[1], backend, garbage)
     for left, right in zip(clean.attend([0, 1, 2]), dirty.attend([0, 1, 2]), strict=True):
         assert same_bits(left, right)
 
 
-def test_blocks_that_left_the_window_are_never_read() -> None:
+@both_backends
+def test_blocks_that_left_the_window_are_never_read(backend: Backend) -> None:
     """A freed block of a sliding layer is 0 in the table; block 0 holds NaN here."""
-    paged = Paged(Case(((300, 1),), window=128))
+    paged = Paged(Case(((300, 1),), window=128), backend)
     whole = paged.attend([0])[0]
     paged.table[0, : (300 - 128) // BLOCK_TOKENS] = 0
     assert same_bits(paged.attend([0])[0], whole)
 
 
-def test_the_sink_takes_its_share_once() -> None:
+@both_backends
+def test_the_sink_takes_its_share_once(backend: Backend) -> None:
     """One key with score 0 and a sink of ln 3: the key gets 1 / (1 + 3), whatever the number of splits."""
-    paged = Paged(Case(((129, 1),), num_heads=1, num_kv_heads=1))
+    paged = Paged(Case(((129, 1),), num_heads=1, num_kv_heads=1), backend)
     paged.queries[0] = torch.zeros(1, 1, HEAD_DIM)
     paged.sinks = torch.tensor([np.log(3 * 129.0)], dtype=torch.float32)
     mean = paged.stored[0][1].mean(dim=0)

@@ -1,0 +1,123 @@
+// Paged attention with sinks and a window.
+//
+// Row-independent by construction: an output element is one sum in one fixed order, whatever rows are computed beside
+// it and however many threads share the work.
+
+#include <vector>
+
+#include "lanes.h"
+#include "pool.h"
+
+namespace {
+
+// e**x within 2e-7 relative: x = n ln2 + r, then a polynomial in r. Exactly 1 at 0 and exactly 0 below -87.
+inline Lanes exponential(Lanes x) {
+  const Lanes clamped = larger(x, spread(-87.0f));
+  const Lanes n = nearest(times(clamped, spread(1.44269504f)));
+  const Lanes r = fused(n, spread(-1.42860682e-6f), fused(n, spread(-0.693145752f), clamped));
+  Lanes sum = spread(1.0f / 5040);
+  for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+    sum = fused(sum, r, spread(coefficient));
+  return zero_where_below(times(sum, power_of_two(n)), x, -87.0f);
+}
+
+inline float sum_of(Lanes value) {
+  float at[kLanes];
+  store(value, at);
+  return ((at[0] + at[4]) + (at[2] + at[6])) + ((at[1] + at[5]) + (at[3] + at[7]));
+}
+
+struct AttentionShape {
+  int64_t rows, heads, kv_heads, head_dim, block_tokens, table_width, window, split;
+};
+
+// One row's query heads under one KV head. Keys are visited split by split, at fixed absolute positions, in ascending
+// order; the softmax starts from the sink. Only visible keys are read.
+template <typename Stored>
+void attend(const AttentionShape& shape, int64_t kv_head, const float* queries, const Stored* keys,
+            const Stored* values, int64_t position, const int64_t* table, const float* sinks, float scale,
+            float* out) {
+  const int64_t dim = shape.head_dim, repeats = shape.heads / shape.kv_heads, split = shape.split;
+  thread_local std::vector<float> scratch;
+  scratch.resize(repeats * (split + 2) + dim);
+  float *scores = scratch.data(), *peak = scores + repeats * split, *total = peak + repeats, *wide = total + repeats;
+  for (int64_t head = 0; head < repeats; ++head) peak[head] = sinks[head], total[head] = 1;
+  std::memset(out, 0, repeats * dim * sizeof(float));
+  const int64_t first = shape.window > 0 ? std::max<int64_t>(0, position - shape.window + 1) : 0;
+  const auto widened = [&](const Stored* paged, int64_t key) {
+    const int64_t slot = table[key / shape.block_tokens] * shape.block_tokens + key % shape.block_tokens;
+    const Stored* from = paged + (slot * shape.kv_heads + kv_head) * dim;
+    for (int64_t d = 0; d < dim; d += kLanes) store(load(from + d), wide + d);
+  };
+  for (int64_t start = first / split * split; start <= position; start += split) {
+    const int64_t begin = std::max(first, start), end = std::min(position + 1, start + split);
+    std::fill(scores, scores + repeats * split, -INFINITY);
+    for (int64_t key = begin; key < end; ++key) {
+      widened(keys, key);
+      for (int64_t head = 0; head < repeats; ++head) {
+        Lanes sum = zero();
+        for (int64_t d = 0; d < dim; d += kLanes) sum = fused(load(queries + head * dim + d), load(wide + d), sum);
+        scores[head * split + key - start] = sum_of(sum) * scale;
+      }
+    }
+    for (int64_t head = 0; head < repeats; ++head) {
+      float* row = scores + head * split;
+      const float new_peak = std::max(peak[head], *std::max_element(row, row + split));
+      Lanes sum = zero();
+      for (int64_t j = 0; j < split; j += kLanes) {
+        const Lanes weights = exponential(plus(load(row + j), spread(-new_peak)));
+        store(weights, row + j);
+        sum = plus(sum, weights);
+      }
+      float keep[kLanes];
+      store(exponential(spread(peak[head] - new_peak)), keep);
+      total[head] = total[head] * keep[0] + sum_of(sum);
+      peak[head] = new_peak;
+      for (int64_t d = 0; d < dim; ++d) out[head * dim + d] *= keep[0];
+    }
+    for (int64_t key = begin; key < end; ++key) {
+      widened(values, key);
+      for (int64_t head = 0; head < repeats; ++head) {
+        const Lanes weight = spread(scores[head * split + key - start]);
+        float* sum = out + head * dim;
+        for (int64_t d = 0; d < dim; d += kLanes) store(fused(weight, load(wide + d), load(sum + d)), sum + d);
+      }
+    }
+  }
+  for (int64_t head = 0; head < repeats; ++head)
+    for (int64_t d = 0; d < dim; ++d) out[head * dim + d] /= total[head];
+}
+
+template <typename Stored>
+void attention(const int64_t* sizes, const float* queries, const Stored* keys, const Stored* values,
+               const int64_t* positions, const int64_t* owners, const int64_t* table, const float* sinks,
+               const float* scale, float* out, int threads) {
+  AttentionShape shape;
+  std::memcpy(&shape, sizes, sizeof shape);
+  const int64_t repeats = shape.heads / shape.kv_heads;
+  pool().run(threads, shape.rows * shape.kv_heads, [&](int64_t task) {
+    const int64_t row = task / shape.kv_heads, kv_head = task % shape.kv_heads;
+    const int64_t offset = (row * shape.heads + kv_head * repeats) * shape.head_dim;
+    attend(shape, kv_head, queries + offset, keys, values, positions[row], table + owners[row] * shape.table_width,
+           sinks + kv_head * repeats, *scale, out + offset);
+  });
+}
+
+}  // namespace
+
+extern "C" {
+
+// sizes: the fields of AttentionShape. queries and out [rows, heads, head_dim] f32; keys and values [blocks,
+// block_tokens, kv_heads, head_dim]; positions and owners [rows]; table [sequences, table_width]; sinks [heads].
+void em_attention_f32(const int64_t* sizes, const float* queries, const float* keys, const float* values,
+                      const int64_t* positions, const int64_t* owners, const int64_t* table, const float* sinks,
+                      const float* scale, float* out, int threads) {
+  attention(sizes, queries, keys, values, positions, owners, table, sinks, scale, out, threads);
+}
+void em_attention_bf16(const int64_t* sizes, const float* queries, const uint16_t* keys, const uint16_t* values,
+                       const int64_t* positions, const int64_t* owners, const int64_t* table, const float* sinks,
+                       const float* scale, float* out, int threads) {
+  attention(sizes, queries, keys, values, positions, owners, table, sinks, scale, out, threads);
+}
+
+}  // extern "C"

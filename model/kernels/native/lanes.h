@@ -1,0 +1,79 @@
+// Eight floats side by side: AVX2 where the compiler targets it, plain loops elsewhere. Both give the same bits.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define WITH_AVX2 1
+#else
+#define WITH_AVX2 0
+#endif
+
+constexpr int kLanes = 8;
+constexpr int kRowTile = 4;  // rows that share one pass over the weights
+
+inline float widen(float value) { return value; }
+inline float widen(uint16_t value) {
+  const uint32_t bits = static_cast<uint32_t>(value) << 16;
+  float out;
+  std::memcpy(&out, &bits, sizeof out);
+  return out;
+}
+
+#if WITH_AVX2
+using Lanes = __m256;
+inline Lanes zero() { return _mm256_setzero_ps(); }
+inline Lanes load(const float* from) { return _mm256_loadu_ps(from); }
+inline Lanes load(const uint16_t* from) {
+  const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+inline Lanes spread(float x) { return _mm256_set1_ps(x); }
+inline Lanes fused(Lanes x, Lanes w, Lanes sum) { return _mm256_fmadd_ps(x, w, sum); }
+inline Lanes times(Lanes x, Lanes y) { return _mm256_mul_ps(x, y); }
+inline Lanes plus(Lanes x, Lanes y) { return _mm256_add_ps(x, y); }
+inline Lanes larger(Lanes x, Lanes y) { return _mm256_max_ps(x, y); }
+inline Lanes nearest(Lanes x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Lanes power_of_two(Lanes n) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+}
+inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
+  return _mm256_and_ps(value, _mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_GE_OQ));
+}
+inline void store(Lanes value, float* to) { _mm256_storeu_ps(to, value); }
+#else
+struct Lanes { float at[kLanes]; };
+inline Lanes zero() { return Lanes{}; }
+template <typename Weight> inline Lanes load(const Weight* from) {
+  Lanes out;
+  for (int lane = 0; lane < kLanes; ++lane) out.at[lane] = widen(from[lane]);
+  return out;
+}
+inline Lanes spread(float x) {
+  Lanes out;
+  for (float& lane : out.at) lane = x;
+  return out;
+}
+template <typename Op> inline Lanes each(Lanes x, Lanes y, Op op) {
+  for (int lane = 0; lane < kLanes; ++lane) x.at[lane] = op(x.at[lane], y.at[lane]);
+  return x;
+}
+inline Lanes fused(Lanes x, Lanes w, Lanes sum) {
+  for (int lane = 0; lane < kLanes; ++lane) sum.at[lane] = std::fma(x.at[lane], w.at[lane], sum.at[lane]);
+  return sum;
+}
+inline Lanes times(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a * b; }); }
+inline Lanes plus(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a + b; }); }
+inline Lanes larger(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a > b ? a : b; }); }
+inline Lanes nearest(Lanes x) { return each(x, x, [](float a, float) { return std::nearbyint(a); }); }
+inline Lanes power_of_two(Lanes n) {
+  return each(n, n, [](float a, float) { return std::ldexp(1.0f, static_cast<int>(a)); });
+}
+inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
+  return each(value, x, [bound](float a, float b) { return b >= bound ? a : 0.0f; });
+}
+inline void store(Lanes value, float* to) { std::memcpy(to, value.at, sizeof value.at); }
+#endif

@@ -1,0 +1,170 @@
+// MXFP4 matrix times rows, in 15-bit integers.
+//
+// Row-independent by construction: an output element is one sum in one fixed order, whatever rows are computed beside
+// it and however many threads share the work.
+//
+// A packed weight is [N/8][K/32][136]: 128 bytes of codes, then the 8 scale bytes of the block's 8 output features.
+// Byte 32 m + 4 r + i of the codes holds feature r: inputs 8 m + i (low nibble) and 8 m + 4 + i (high nibble).
+
+#include <vector>
+
+#include "lanes.h"
+#include "pool.h"
+
+namespace {
+
+constexpr int kBlock = 32;            // MXFP4 values that share a scale
+constexpr int kCodeBytes = 128;       // codes of 8 features times 32 inputs
+constexpr int kBlockBytes = kCodeBytes + kLanes;
+constexpr int kMaxQuantized = 16319;  // largest 15-bit activation whose high byte still fits in eight bits
+constexpr int kCodeOffset = 12;       // doubled code values -12..12 are stored unsigned as 0..24
+
+// Activations of a row: 15 bits a value, one scale per 32, split into two bytes so that eight-bit products suffice.
+struct Quantized {
+  std::vector<int8_t> high, low;   // [rows, K]: value = high * 128 + low
+  std::vector<int32_t> sums;       // [rows, K/32]: sum of the values, for the codes' offset
+  std::vector<float> scales;       // [rows, K/32]: half the step, since codes are doubled
+};
+
+void quantize(const float* x, int64_t rows, int64_t k_size, Quantized& out) {
+  const int64_t blocks = k_size / kBlock;
+  out.high.resize(rows * k_size);
+  out.low.resize(rows * k_size);
+  out.sums.resize(rows * blocks);
+  out.scales.resize(rows * blocks);
+  for (int64_t block = 0; block < rows * blocks; ++block) {
+    const float* from = x + block * kBlock;
+    float largest = 0;
+    for (int i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(from[i]));
+    const float inverse = largest > 0 ? kMaxQuantized / largest : 0;
+    int32_t sum = 0;
+    for (int i = 0; i < kBlock; ++i) {
+      const int value = std::clamp(static_cast<int>(std::lrintf(from[i] * inverse)), -kMaxQuantized, kMaxQuantized);
+      const int high = (value + 64) >> 7;
+      out.high[block * kBlock + i] = static_cast<int8_t>(high);
+      out.low[block * kBlock + i] = static_cast<int8_t>(value - high * 128);
+      sum += value;
+    }
+    out.sums[block] = sum;
+    out.scales[block] = largest > 0 ? largest / kMaxQuantized * 0.5f : 0;
+  }
+}
+
+constexpr int8_t kCodes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};  // doubled value + 12
+
+#if WITH_AVX2
+inline __m256i four_inputs(const int8_t* from) {
+  int32_t bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return _mm256_set1_epi32(bytes);
+}
+
+// Integer sums are exact in any order; across blocks the f32 sum runs in block order, fused.
+template <int ROWS>
+void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
+  const int64_t blocks = k_size / kBlock;
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kCodes)));
+  const __m256i nibble = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  __m256 sums[ROWS];
+  for (int r = 0; r < ROWS; ++r) sums[r] = _mm256_setzero_ps();
+  for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes) {
+    if (ROWS == 1) {
+      _mm_prefetch(reinterpret_cast<const char*>(w + 3072), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(w + 3136), _MM_HINT_T0);
+    }
+    __m256i high[ROWS], low[ROWS], total[ROWS];
+    for (int r = 0; r < ROWS; ++r) high[r] = low[r] = total[r] = _mm256_setzero_si256();
+    for (int m = 0; m < 4; ++m) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w + 32 * m));
+      const __m256i first = _mm256_shuffle_epi8(table, _mm256_and_si256(bytes, nibble));
+      const __m256i second = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble));
+      for (int r = 0; r < ROWS; ++r) {
+        const int64_t at = (row + r) * k_size + block * kBlock + 8 * m;
+        high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(first, four_inputs(&x.high[at])));
+        high[r] = _mm256_add_epi16(high[r], _mm256_maddubs_epi16(second, four_inputs(&x.high[at + 4])));
+        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(first, four_inputs(&x.low[at])));
+        low[r] = _mm256_add_epi16(low[r], _mm256_maddubs_epi16(second, four_inputs(&x.low[at + 4])));
+        if (m % 2 == 1) {  // four products of 2 * 24 * 127 each fit in 16 bits, eight would not
+          total[r] = _mm256_add_epi32(total[r], _mm256_madd_epi16(high[r], ones));
+          high[r] = _mm256_setzero_si256();
+        }
+      }
+    }
+    const __m128i exponents = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(w + kCodeBytes));
+    const __m256 scales = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(exponents), 23));
+    for (int r = 0; r < ROWS; ++r) {
+      const int64_t at = (row + r) * blocks + block;
+      __m256i whole = _mm256_add_epi32(_mm256_slli_epi32(total[r], 7), _mm256_madd_epi16(low[r], ones));
+      whole = _mm256_sub_epi32(whole, _mm256_set1_epi32(kCodeOffset * x.sums[at]));
+      const __m256 step = _mm256_mul_ps(scales, _mm256_set1_ps(x.scales[at]));
+      sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(whole), step, sums[r]);
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) _mm256_storeu_ps(out + r * out_stride, sums[r]);
+}
+#else
+template <int ROWS>
+void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
+  const int64_t blocks = k_size / kBlock;
+  for (int r = 0; r < ROWS; ++r) {
+    float sums[kLanes] = {};
+    for (int64_t block = 0; block < blocks; ++block) {
+      const uint8_t* codes = w + block * kBlockBytes;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        int32_t whole = 0;
+        for (int i = 0; i < kBlock; ++i) {
+          const int64_t at = (row + r) * k_size + block * kBlock + i;
+          const uint8_t byte = codes[32 * (i / 8) + 4 * lane + i % 4];
+          whole += (kCodes[i % 8 < 4 ? byte & 15 : byte >> 4] - kCodeOffset) * (x.high[at] * 128 + x.low[at]);
+        }
+        const uint32_t bits = static_cast<uint32_t>(codes[kCodeBytes + lane]) << 23;
+        float scale;
+        std::memcpy(&scale, &bits, sizeof scale);
+        sums[lane] = std::fma(static_cast<float>(whole), scale * x.scales[(row + r) * blocks + block], sums[lane]);
+      }
+    }
+    std::memcpy(out + r * out_stride, sums, sizeof sums);
+  }
+}
+#endif
+
+}  // namespace
+
+extern "C" {
+
+// blocks [n, k/32, 16] and scales [n, k/32] as checkpoints have them; packed [n/8][k/32][136].
+void em_mxfp4_pack(const uint8_t* blocks, const uint8_t* scales, int64_t n, int64_t k, uint8_t* packed) {
+  const int64_t num_blocks = k / kBlock;
+  std::memset(packed, 0, n / kLanes * num_blocks * kBlockBytes);
+  for (int64_t feature = 0; feature < n; ++feature)
+    for (int64_t block = 0; block < num_blocks; ++block) {
+      uint8_t* to = packed + (feature / kLanes * num_blocks + block) * kBlockBytes;
+      const int lane = static_cast<int>(feature % kLanes);
+      to[kCodeBytes + lane] = scales[feature * num_blocks + block];
+      const uint8_t* from = blocks + (feature * num_blocks + block) * (kBlock / 2);
+      for (int i = 0; i < kBlock; ++i) {
+        const uint8_t code = i % 2 ? from[i / 2] >> 4 : from[i / 2] & 15;
+        to[32 * (i / 8) + 4 * lane + i % 4] |= i % 8 < 4 ? code : code << 4;
+      }
+    }
+}
+
+// x [rows, k] f32, packed as above, out [rows, n] f32.
+void em_mxfp4(const float* x, int64_t rows, int64_t k, const uint8_t* packed, int64_t n, float* out, int threads) {
+  Quantized quantized;
+  quantize(x, rows, k, quantized);
+  const int64_t groups = n / kLanes, bytes = k / kBlock * kBlockBytes;
+  const int64_t per_task = std::max<int64_t>(1, std::min<int64_t>(32, groups / (threads * 4)));
+  pool().run(threads, (groups + per_task - 1) / per_task, [&](int64_t task) {
+    const int64_t end = std::min(groups, (task + 1) * per_task);
+    for (int64_t group = task * per_task; group < end; ++group) {
+      int64_t row = 0;
+      for (; row + kRowTile <= rows; row += kRowTile)
+        mxfp4_tile<kRowTile>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+      for (; row < rows; ++row)
+        mxfp4_tile<1>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+    }
+  });
+}
+
+}  // extern "C"
