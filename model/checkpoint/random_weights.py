@@ -5,6 +5,7 @@ through many layers; codes, scales, biases and sinks all vary, so that a mistake
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from model.mxfp4 import BLOCK_BYTES, BLOCK_VALUES, SCALE_BIAS, Mxfp4Tensor
 
 BIAS_STD = 0.05
 _RANGE = 32767
+_PIECE_VALUES = 1 << 22
 _CODE_RMS = (sum(value * value for value in (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)) / 8) ** 0.5
 
 
@@ -82,8 +84,12 @@ class RandomWeights:
 
     def _uniform(self, name: str, shape: tuple[int, ...], std: float) -> Tensor:
         """Return bf16 values from integers, so that no machine's logarithm or cosine changes a bit."""
-        integers = torch.randint(-_RANGE, _RANGE + 1, shape, generator=self._generator(name), dtype=torch.int16)
-        return integers.to(torch.float32).mul_(std * 3**0.5 / _RANGE).to(torch.bfloat16)
+        generator, scale = self._generator(name), std * 3**0.5 / _RANGE
+        values = torch.empty(shape, dtype=torch.bfloat16)
+        for piece in values.view(-1).split(_PIECE_VALUES):  # so that a vocabulary of 1 GB takes no 4 GB on the way
+            integers = torch.randint(-_RANGE, _RANGE + 1, piece.shape, generator=generator, dtype=torch.int16)
+            piece.copy_(integers.to(torch.float32).mul_(scale))
+        return values
 
     def _norm(self, name: str) -> Tensor:
         return self._uniform(name, (self.config.hidden_size,), 0.1) + 1
@@ -91,7 +97,7 @@ class RandomWeights:
     def _mxfp4(self, name: str, rows: int, columns: int) -> Mxfp4Tensor:
         """Return uniform codes under three neighbouring scales, of a mean square of about 1 / columns."""
         generator = self._generator(name)
-        power = round(float(torch.tensor(columns**-0.5 / _CODE_RMS).log2()))
+        power = round(math.log2(columns**-0.5 / _CODE_RMS))
         shape = (rows, columns // BLOCK_VALUES)
         blocks = torch.randint(0, 256, (*shape, BLOCK_BYTES), generator=generator, dtype=torch.uint8)
         low = SCALE_BIAS + power - 1

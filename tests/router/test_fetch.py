@@ -286,7 +286,7 @@ def test_a_disk_too_small_is_known_before_anything_is_fetched(hub: FakeHub, monk
 def test_two_fetches_of_one_model_do_not_mix(hub: FakeHub) -> None:
     directory = fetch(hub)
     with (directory / ".lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        fcntl.flock(stream, fcntl.LOCK_SH)
         with pytest.raises(FetchInProgress, match=f"another process is fetching {NAME}"):
             fetch(hub)
     fetch(hub)
