@@ -110,7 +110,8 @@ def test_a_kernel_without_twin_or_with_another_signature_is_found() -> None:
 
 def test_a_kernel_that_lacks_a_test_is_found() -> None:
     parity = "def run():\n    return f(1)\ndef test_f_is_right():\n    assert run() == 1\n"
-    independence = "ALL: list[object] = [f_native]\n@parametrize('op', ALL)\ndef test_f_is_row_independent(op):\n    assert op(1) == op(1)\n"
+    independence = "def test_f_is_row_independent(op):\n    assert op(1) == op(1)\n"
+    independence = "ALL: list[object] = [f_native]\n@parametrize('op', ALL)\n" + independence
     assert untested("f", {"t.py": parity + independence}) == []
     assert untested("f", {"t.py": independence}) == ["f has no parity test"]
     assert untested("f", {"t.py": parity}) == ["f has no test with row_independent in its name"]
