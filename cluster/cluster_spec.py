@@ -62,7 +62,7 @@ class ClusterSpec:
 
 
 def worker_id(index: int) -> str:
-    """Return the id of a worker in placements: it stays when the worker is made anew."""
+    """Return the id of a worker in placements, which is its name for people too: it stays when it is made anew."""
     return f"worker-{index}"
 
 

@@ -80,3 +80,6 @@ class ClusterStatus:
 
 READY = "ready"
 FAILED = "failed"
+"""It could not start, and says why."""
+LOST = "lost"
+"""Its process has died."""

@@ -12,8 +12,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster import warden
 
@@ -22,11 +24,13 @@ NAMESPACE = "expertmesh"
 LOOPBACK = "127.0.0.1"
 ATTENTION_RESOURCE = "attention"
 """Custom resource of the nodes that attention replicas may run on."""
+PACKAGES_ROOT = Path(__file__).resolve().parent.parent
+"""The directory that holds our packages: a checkout, or where they are installed."""
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Nearly the least Ray takes: tensors never cross its object store, and this one is a file of the run's directory."""
 _WARDEN_TIMEOUT_S = warden.SWEEP_TIMEOUT_S + 5
-_MAX_TEMP_PATH_CHARS = 40
-"""Longer, and the paths of Ray's sockets pass what Unix allows."""
+_MAX_TEMP_PATH_CHARS = 12
+"""Longer, and the paths of the sockets of Ray and HAProxy pass what Unix allows."""
 _HAPROXY_SCRIPT = """\
 #!/bin/sh
 # Ray Serve opens HAProxy's statistics to the network; this keeps them on loopback.
@@ -88,18 +92,22 @@ def start_own_ray() -> RayRuntime:
     import ray
 
     _quiet_loggers()
-    ray.init(
-        address="local",
-        namespace=NAMESPACE,
-        num_cpus=os.cpu_count() or 1,
-        resources={ATTENTION_RESOURCE: 1.0},
-        object_store_memory=OBJECT_STORE_BYTES,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _temp_dir=str(run_dir),
-        _plasma_directory=str(run_dir),
-    )
+    try:
+        ray.init(
+            address="local",
+            namespace=NAMESPACE,
+            num_cpus=os.cpu_count() or 1,
+            resources={ATTENTION_RESOURCE: 1.0},
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(run_dir),
+            _plasma_directory=str(run_dir),
+        )
+    except BaseException:
+        own.dismiss_warden()
+        raise
     return RayRuntime(is_own=True, node_address=ray.util.get_node_ip_address(), own=own)
 
 
@@ -113,17 +121,40 @@ def join_ray(address: str) -> RayRuntime:
     return RayRuntime(is_own=False, node_address=ray.util.get_node_ip_address())
 
 
-def missing_resources(wanted: dict[str, float]) -> dict[str, float]:
+def missing_resources(wanted: Mapping[str, float]) -> dict[str, float]:
     """Return what the connected Ray's nodes together lack of `wanted`, by resource name."""
     import ray
 
     return lacking(wanted, ray.cluster_resources())
 
 
-def lacking(wanted: dict[str, float], available: dict[str, float]) -> dict[str, float]:
+def lacking(wanted: Mapping[str, float], available: Mapping[str, float]) -> dict[str, float]:
     """Return by how much `available` falls short of `wanted`, by resource name; empty if it suffices."""
     short = {name: amount - available.get(name, 0.0) for name, amount in wanted.items()}
     return {name: amount for name, amount in short.items() if amount > 1e-9}
+
+
+def write_value(key: str, value: str) -> None:
+    """Store a small document in Ray's internal KV, which lives as long as the cluster."""
+    _kv("put")(key.encode(), value.encode(), overwrite=True, namespace=NAMESPACE.encode())
+
+
+def read_value(key: str) -> str | None:
+    """Return what `write_value` stored, or None."""
+    value: bytes | None = _kv("get")(key.encode(), namespace=NAMESPACE.encode())
+    return None if value is None else value.decode()
+
+
+def delete_value(key: str) -> None:
+    """Forget what `write_value` stored."""
+    _kv("del")(key.encode(), namespace=NAMESPACE.encode())
+
+
+def _kv(operation: str) -> Callable[..., Any]:
+    """Return a function of Ray's KV: Ray keeps its own jobs and Serve's state there, but has no public name for it."""
+    from ray.experimental import internal_kv
+
+    return getattr(internal_kv, f"_internal_kv_{operation}")
 
 
 def _make_run_dir() -> Path:
@@ -152,6 +183,8 @@ def _own_environment(run_dir: Path, run_id: str) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # Ray's workers must find our packages also when they lie in a checkout.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGES_ROOT), os.environ.get("PYTHONPATH")])),
         **_without_proxies(),
         **_haproxy_environment(run_dir),
     }
@@ -167,15 +200,14 @@ def _haproxy_environment(run_dir: Path) -> dict[str, str]:
     text = _HAPROXY_SCRIPT.format(metrics_port=metrics_port, stats_port=stats_port, loopback=LOOPBACK, binary=binary)
     script.write_text(text, encoding="utf-8")
     script.chmod(0o700)
-    proxy_dir = run_dir / "haproxy"
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(script),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy_dir / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy_dir / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy_dir),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy_dir / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy_dir / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_dir / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_dir / "a.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_dir),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_dir / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_dir / "m.sock"),
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from cluster.engine.sequence import FinishReason
 from cluster.errors import ContextOverflow, EngineError, EngineStopped, QueueFull
 
-_KINDS: dict[str, type[EngineError]] = {kind.__name__: kind for kind in (QueueFull, ContextOverflow, EngineStopped, EngineError)}
+_KINDS: dict[str, type[EngineError]] = {
+    kind.__name__: kind for kind in (QueueFull, ContextOverflow, EngineStopped, EngineError)
+}
 
 
 @dataclass(frozen=True, slots=True)

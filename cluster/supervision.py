@@ -150,10 +150,10 @@ class Supervision:
         if is_up:
             self._application_seen_s = self._clock.now_s()
 
-    def worker_ready(self, incarnation: int, member: Member) -> None:
+    def worker_ready(self, member: Member) -> None:
         """Learn that a worker can serve."""
         worker = self._workers.get(member.index)
-        if worker is not None and worker.incarnation == incarnation and worker.state is WorkerState.STARTING:
+        if worker is not None and worker.incarnation == member.incarnation and worker.state is WorkerState.STARTING:
             worker.state = WorkerState.READY
             worker.member = member
             self._num_failures.pop(member.index, None)

@@ -5,13 +5,14 @@ finish reason. Closing it early, cancelling its task, or passing its deadline ab
 leaving are one path. Errors are those of `cluster.errors`, and DeadlinePassed.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
+from cluster.errors import EngineStopped
 from router.inbox import Inbox
 
 
@@ -87,7 +88,7 @@ class EngineDriver(Protocol):
         """Take a sequence in, or raise QueueFull, ContextOverflow or EngineStopped."""
         ...
 
-    def abort(self, sequence_id: str) -> None:
+    def abort(self, sequence_id: str, attempt: int | None = None) -> None:
         """End a sequence; an unknown one is no matter."""
         ...
 
@@ -97,13 +98,22 @@ class EngineDriver(Protocol):
 
 
 class StandaloneBackend:
-    """Serves from one engine in this process. `on_step` is what the engine's thread calls after each step."""
+    """Serves from one engine in this process, once that is attached; until then it tells how far loading has come."""
 
-    def __init__(self, engine: EngineDriver, readiness: Callable[[], Readiness]) -> None:
-        """Serve from `engine`; `readiness` tells how far it has come."""
+    def __init__(self) -> None:
+        """Start without an engine."""
+        self._engine: EngineDriver | None = None
+        self._readiness = Readiness(is_ready=False, stage="starting")
+        self._inbox = Inbox()
+
+    def report(self, readiness: Readiness) -> None:
+        """Take how far loading has come, from any thread."""
+        self._readiness = readiness
+
+    def attach(self, engine: EngineDriver, readiness: Readiness) -> None:
+        """Serve from `engine` from now on, from any thread. Its events are to come by `on_step`."""
         self._engine = engine
         self._readiness = readiness
-        self._inbox = Inbox()
 
     def on_step(self, events: list[TokenEvent]) -> None:
         """Take the events of one step, from the engine's thread."""
@@ -111,10 +121,13 @@ class StandaloneBackend:
 
     async def generate(self, request: SequenceRequest, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
         """Yield the events of a sequence until its end; closing the generator aborts it."""
+        engine = self._engine
+        if engine is None:
+            raise EngineStopped(f"the engine is not there yet: {self._readiness.stage}")
         subscription = self._inbox.open(request.sequence_id, request.attempt)
         is_over = False
         try:
-            self._engine.admit(request)
+            engine.admit(request)
             async with aclosing(subscription.events(timeout_s)) as events:
                 async for event in events:
                     is_over = event.finish_reason is not None
@@ -122,15 +135,20 @@ class StandaloneBackend:
         finally:
             self._inbox.close(subscription)
             if not is_over:
-                self._engine.abort(request.sequence_id)
+                engine.abort(request.sequence_id, request.attempt)
 
     async def ready(self) -> Readiness:
         """Return whether requests can be served now."""
-        return self._readiness()
+        return self._readiness
 
     async def stats(self) -> BackendStats:
         """Return the engine's counts."""
-        return backend_stats(self._engine.stats())
+        return BackendStats() if self._engine is None else backend_stats(self._engine.stats())
+
+    @property
+    def num_open(self) -> int:
+        """Return how many sequences are read."""
+        return self._inbox.num_open
 
 
 def backend_stats(stats: EngineStats) -> BackendStats:

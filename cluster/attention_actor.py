@@ -1,0 +1,199 @@
+"""AttentionReplica: attention, gate, KV cache and engine of one Serve replica; its experts are elsewhere, or here too.
+
+A sequence is one call that stays open for its life. Tokens leave by the token stream, which has threads of its own, so
+that neither the engine nor the replica's event loop waits for any edge.
+"""
+
+import asyncio
+import logging
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.exceptions import RayError
+
+from cluster.cluster_spec import ClusterSpec
+from cluster.cluster_status import FAILED, READY, ComponentReport, Membership
+from cluster.engine.sequence import SequenceRequest, TokenEvent
+from cluster.engine.stats import EngineStats
+from cluster.errors import ClusterError, EngineError, EngineStopped
+from cluster.progress_reporter import ProgressReporter
+from cluster.ray_runtime import NAMESPACE
+from cluster.sequence_end import SequenceEnd
+from cluster.sequence_waiters import SequenceWaiters
+from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
+from model.errors import ModelError
+from model.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from cluster.attention_side import AttentionSide
+
+NO_EPOCH = -1
+_CALL_TIMEOUT_S = 20.0
+_RETRY_INTERVAL_S = 1.0
+_WARM_UP_TIMEOUT_S = 300.0
+_WARM_UP_ID = "warm-up"
+
+logger = logging.getLogger(__name__)
+
+
+class AttentionReplica:
+    """The class behind the attention deployment. Its constructor returns when it can serve.
+
+    Torch and the model come into the process with the constructor: whoever only names this class stays light.
+    """
+
+    def __init__(self, spec: ClusterSpec) -> None:
+        """Load, connect to the workers, run one token through all of it, and begin to take sequences."""
+        self._spec = spec
+        self._name = f"attention-{uuid.uuid4().hex[:8]}"
+        self._reporter = ProgressReporter(self._name, "attention", self._send)
+        self._waiters = SequenceWaiters()
+        self._warm = threading.Event()
+        self._warm_up_error: str | None = None
+        try:
+            self._begin()
+        except (ClusterError, ModelError, ValueError, OSError) as error:
+            self._send(ComponentReport(self._name, "attention", FAILED, detail=f"{type(error).__name__}: {error}"))
+            raise
+        threading.Thread(target=self._watch, name="membership", daemon=True).start()
+
+    async def generate(self, request: SequenceRequest, edge_id: str) -> SequenceEnd:
+        """Run a sequence to its end; its tokens go to `edge_id` by the token stream.
+
+        Returns at once with a refusal if it cannot be taken in. Cancelling the call aborts the sequence.
+        """
+        sequence_id, attempt = request.sequence_id, request.attempt
+        try:
+            self._stream.open(sequence_id, attempt, edge_id)
+        except EngineStopped as error:
+            return SequenceEnd.refused(error)
+        ended = self._waiters.open(sequence_id, attempt)
+        try:
+            self._side.engine.admit(request)
+            return SequenceEnd(await ended)
+        except EngineError as error:
+            return SequenceEnd.refused(error)
+        except asyncio.CancelledError:
+            self._side.engine.abort(sequence_id, attempt)
+            raise
+        finally:
+            self._waiters.close(sequence_id, attempt)
+            self._stream.close(sequence_id, attempt)
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Tell Serve's routers where the token stream listens."""
+        return {"token_stream": self._address, "fingerprint": self._side.fingerprint}
+
+    def check_health(self) -> None:
+        """Raise EngineStopped once the engine has ended: Serve then makes a new replica."""
+        reason = self._side.engine.stopped_because
+        if reason is not None:
+            raise EngineStopped(reason)
+
+    def check_integrity(self) -> None:
+        """Assert that engine, token stream and held calls agree."""
+        self._side.engine.check_integrity()
+        self._stream.check_integrity()
+        assert self._stream.num_open == self._waiters.num_open, (self._stream.num_open, self._waiters.num_open)
+
+    def _begin(self) -> None:
+        self._reporter.stage("opening the checkpoint")
+        from cluster.attention_side import AttentionLoader
+
+        loader = AttentionLoader(self._spec, self._reporter.loading)
+        dense = loader.load_dense()
+        self._reporter.stage("waiting for the expert workers")
+        self._membership = self._first_membership()
+        secret: str = ray.get(self._supervisor().secret.remote(), timeout=_CALL_TIMEOUT_S)
+        self._side: AttentionSide = loader.finish(dense, self._on_step, self._membership, secret)
+        identity = ReplicaIdentity(self._name, self._side.fingerprint)
+        limits = StreamLimits(self._spec.attention.heartbeat_timeout_s)
+        self._stream = TokenStreamServer(identity, secret, limits, self._abort_all)
+        self._address = self._stream.start(ray.util.get_node_ip_address())
+        self._reporter.stage("warming up")
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Compute one token: what is built on first use is built now, and a worker that cannot answer shows."""
+        request = SequenceRequest(_WARM_UP_ID, (0,), SamplingParams(max_tokens=1, seed=0, ignore_eos=True))
+        self._side.engine.admit(request)
+        if not self._warm.wait(_WARM_UP_TIMEOUT_S):
+            raise EngineStopped(f"the first token did not come within {_WARM_UP_TIMEOUT_S:g} s")
+        if self._warm_up_error is not None:
+            raise EngineStopped(f"the first token could not be computed: {self._warm_up_error}")
+
+    def _on_step(self, events: list[TokenEvent]) -> None:
+        """Send the tokens of a step on their way; from the engine's thread."""
+        if not self._warm.is_set():
+            self._warm_up_error = next((event.error for event in events if event.error), None)
+            self._warm.set()
+            return
+        self._stream.publish(events)
+        self._waiters.finish(events)
+
+    def _abort_all(self, sequence_ids: list[str]) -> None:
+        """End the sequences of an edge that is gone; from a thread of the token stream."""
+        logger.warning("an edge is gone; its %d sequences are aborted", len(sequence_ids))
+        for sequence_id in sequence_ids:
+            self._side.engine.abort(sequence_id)
+
+    def _first_membership(self) -> Membership:
+        report = ComponentReport(self._name, "attention", "waiting for the expert workers")
+        while True:
+            membership = self._next_membership(report, NO_EPOCH)
+            if membership is not None:
+                return membership
+
+    def _watch(self) -> None:
+        """Report and follow the published memberships, for as long as the process lives."""
+        while True:
+            membership = self._next_membership(self._report(), self._membership.epoch)
+            if membership is not None:
+                self._membership = membership
+                if self._side.remote is not None:
+                    self._side.remote.publish(membership)
+
+    def _next_membership(self, report: ComponentReport, epoch: int) -> Membership | None:
+        """Return a membership newer than `epoch`, or None after a while; a supervisor that is away is waited for."""
+        try:
+            return ray.get(self._supervisor().watch.remote(report, epoch), timeout=_CALL_TIMEOUT_S)
+        except (RayError, ValueError):
+            logger.warning("the supervisor does not answer; the membership of epoch %d goes on", epoch)
+            threading.Event().wait(_RETRY_INTERVAL_S)
+            return None
+
+    def _report(self) -> ComponentReport:
+        engine = self._side.engine
+        return ComponentReport(
+            self._name,
+            "attention",
+            READY if engine.stopped_because is None else FAILED,
+            is_ready=engine.stopped_because is None,
+            detail=engine.stopped_because or self._address,
+            facts={"fingerprint": self._side.fingerprint, "kernel_backend": self._side.kernel_backend},
+            stats=engine_gauges(engine.stats()),
+        )
+
+    def _send(self, report: ComponentReport) -> None:
+        try:
+            self._supervisor().report.remote(report)
+        except ValueError:
+            return
+
+    def _supervisor(self) -> Any:
+        return ray.get_actor(self._spec.supervisor_name, namespace=NAMESPACE)
+
+
+def engine_gauges(stats: EngineStats) -> dict[str, float]:
+    """Return an engine's counts by name, as they are reported."""
+    used, free = stats.num_used_blocks, stats.num_free_blocks
+    return {
+        "num_running": stats.num_running,
+        "num_waiting": stats.num_waiting,
+        "num_used_blocks": used.full + used.sliding,
+        "num_free_blocks": free.full + free.sliding,
+        "num_tokens": stats.num_tokens,
+        "num_preemptions": stats.num_preemptions,
+    }

@@ -1,0 +1,142 @@
+"""The attention side of a model in one process: dense weights, KV cache, engine, and the way to its experts.
+
+Ray appears nowhere: an attention replica drives this, and so can a plain process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from cluster.cluster_spec import ClusterSpec, worker_id
+from cluster.cluster_status import Membership
+from cluster.engine.build import build_engine
+from cluster.engine.engine_thread import EngineThread, OnStep
+from cluster.experts.client import ClientOptions, GrpcExpertTransport
+from cluster.experts.handshake import Agreement, model_digest, new_incarnation
+from cluster.experts.messages import FrameFormat
+from cluster.experts.placement import Placement
+from cluster.experts.remote_experts import RemoteExperts
+from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
+from cluster.model_source import open_model
+from model.checkpoint.checkpoint import Checkpoint
+from model.config import ModelConfig
+from model.expert_shard import ExpertShard
+from model.fingerprint import kernel_build, numerics_fingerprint
+from model.load import DenseOptions, LoadProgress, all_experts, load_experts, load_transformer
+from model.moe import Experts
+from model.numerics import Numerics
+from model.transformer import Transformer
+
+Report = Callable[[LoadProgress], None]
+
+
+@dataclass(slots=True)
+class RemoteSide:
+    """Experts on workers, and what changes when a membership is published."""
+
+    experts: RemoteExperts
+    transport: GrpcExpertTransport
+    config: ModelConfig
+
+    def publish(self, membership: Membership) -> None:
+        """Send by this membership from now on."""
+        self.transport.set_workers(addresses_of(membership))
+        self.experts.publish(placement_of(membership, self.config))
+
+
+@dataclass(slots=True)
+class AttentionSide:
+    """What an attention process runs."""
+
+    engine: EngineThread
+    fingerprint: str
+    kernel_backend: str
+    remote: RemoteSide | None
+    """None if the experts are here."""
+
+    def close(self) -> None:
+        """End the engine and the streams to workers."""
+        self.engine.stop()
+        if self.remote is not None:
+            self.remote.experts.close()
+
+
+class AttentionLoader:
+    """Loads an attention side in steps, because workers must be there before the last one."""
+
+    def __init__(self, spec: ClusterSpec, report: Report) -> None:
+        """Open the checkpoint; raises CheckpointError."""
+        self._spec = spec
+        self._report = report
+        self._numerics = Numerics.of(spec.numerics.mode)
+        self._device: str = spec.attention.device
+        self._checkpoint: Checkpoint = open_model(spec.model.path)
+        self.fingerprint = numerics_fingerprint(self._device, self._numerics)
+        torch.set_num_threads(spec.attention.num_threads)
+
+    def load_dense(self) -> Transformer:
+        """Return the model without its experts, resident; raises CheckpointError."""
+        spec = self._spec
+        options = DenseOptions(self._device, dense_dtype(spec), spec.model.max_context_tokens)
+        return load_transformer(self._checkpoint, self._numerics, options, self._report)
+
+    def finish(self, transformer: Transformer, on_step: OnStep, membership: Membership, secret: str) -> AttentionSide:
+        """Connect to the experts, or load them too, and start the engine.
+
+        Raises CheckpointError, HandshakeRefused naming what differs, WorkerLost, or ValueError naming a limit.
+        """
+        spec = self._spec
+        remote = None if spec.experts.num_workers == 0 else self._connect(membership, secret)
+        experts: Experts = self._load_experts() if remote is None else remote.experts
+        engine = build_engine(transformer, experts, spec.engine, spec.model.max_context_tokens, on_step)
+        engine.start()
+        return AttentionSide(engine, self.fingerprint, kernel_build(self._device), remote)
+
+    def _load_experts(self) -> ExpertShard:
+        config = self._checkpoint.config
+        budget = self._spec.numerics.dequantized_experts_bytes
+        shard = ExpertShard(config, self._numerics, self._device, budget)
+        load_experts(self._checkpoint, shard, all_experts(self._checkpoint), self._report)
+        return shard
+
+    def _connect(self, membership: Membership, secret: str) -> RemoteSide:
+        """Return the experts behind streams that are open. Raises HandshakeRefused naming what differs."""
+        section, config = self._spec.experts, self._checkpoint.config
+        frame_format = frame_format_of(self._spec, config)
+        agreement = Agreement(model_digest(self._checkpoint), worker_fingerprint(self._spec))
+        incarnation = new_incarnation()
+        options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
+        transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
+        limits = DispatchLimits(section.reply_timeout_s)
+        placement = placement_of(membership, config)
+        dispatcher = TokenDispatcher(placement, incarnation, self._numerics.expert_output, limits)
+        experts = RemoteExperts(dispatcher, transport, frame_format)
+        experts.wait_until_connected(section.connect_timeout_s)
+        return RemoteSide(experts, transport, config)
+
+
+def placement_of(membership: Membership, config: ModelConfig) -> Placement:
+    """Return where the experts are: a worker that is away keeps its share, and another copy answers meanwhile."""
+    workers = [worker_id(index) for index in range(membership.num_workers)]
+    return Placement.uniform(config.num_layers, config.num_experts, workers, membership.copies, membership.epoch)
+
+
+def addresses_of(membership: Membership) -> dict[str, str]:
+    """Return where the workers that are there listen."""
+    return {member.worker_id: member.address for member in membership.members}
+
+
+def frame_format_of(spec: ClusterSpec, config: ModelConfig) -> FrameFormat:
+    """Return what frames between this application's processes look like."""
+    return FrameFormat.of(config, Numerics.of(spec.numerics.mode), spec.engine.max_step_tokens)
+
+
+def worker_fingerprint(spec: ClusterSpec) -> str:
+    """Return the numerics fingerprint that a worker must have."""
+    return numerics_fingerprint(spec.experts.device, Numerics.of(spec.numerics.mode))
+
+
+def dense_dtype(spec: ClusterSpec) -> torch.dtype:
+    """Return how dense weights lie in memory."""
+    return torch.float32 if spec.numerics.dense_weights == "float32" else torch.bfloat16

@@ -1,0 +1,43 @@
+"""The expert side of a model in one process: a shard of the experts behind an expert server. No Ray here."""
+
+from collections.abc import Callable
+
+import torch
+
+from cluster.attention_side import frame_format_of, worker_fingerprint
+from cluster.cluster_spec import ClusterSpec, worker_id
+from cluster.experts.expert_host import ExpertHost, WorkerIdentity
+from cluster.experts.handshake import Agreement, model_digest
+from cluster.experts.placement import Placement
+from cluster.experts.server import ExpertServer, ServerOptions
+from cluster.model_source import open_model
+from model.expert_shard import ExpertShard
+from model.load import LoadProgress, load_experts
+from model.numerics import Numerics
+
+
+def serve_share(
+    spec: ClusterSpec, index: int, options: ServerOptions, report: Callable[[LoadProgress], None]
+) -> tuple[ExpertServer, int]:
+    """Load a worker's share of the experts and serve it; return the server and its port.
+
+    Raises CheckpointError naming file and tensor, or OSError if no port of the range is free.
+    """
+    torch.set_num_threads(spec.experts.num_threads)
+    numerics = Numerics.of(spec.numerics.mode)
+    checkpoint = open_model(spec.model.path)
+    config = checkpoint.config
+    shard = ExpertShard(config, numerics, spec.experts.device, spec.numerics.dequantized_experts_bytes)
+    load_experts(checkpoint, shard, share_of(spec, index, config.num_layers, config.num_experts), report)
+    agreement = Agreement(model_digest(checkpoint), worker_fingerprint(spec))
+    identity = WorkerIdentity(worker_id(index), agreement, spec.experts.device)
+    host = ExpertHost(shard, frame_format_of(spec, config), identity, checkpoint.expert)
+    server = ExpertServer(host, options)
+    return server, server.start()
+
+
+def share_of(spec: ClusterSpec, index: int, num_layers: int, num_experts: int) -> frozenset[tuple[int, int]]:
+    """Return the (layer, expert) pairs that a worker is to hold. Raises PlacementError if they cannot be placed."""
+    workers = [worker_id(each) for each in range(spec.experts.num_workers)]
+    placement = Placement.uniform(num_layers, num_experts, workers, spec.experts.copies)
+    return placement.experts_on(worker_id(index))

@@ -1,0 +1,91 @@
+"""ExpertWorker: the Ray actor around one shard of experts and its expert server.
+
+It loads its own slices from the checkpoint, serves them over gRPC, and ends by itself once the stored state no longer
+has it: a worker whose supervisor and owner are gone does not hold memory for anybody.
+"""
+
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+
+import ray
+
+from cluster.cluster_spec import ClusterSpec, worker_id
+from cluster.cluster_status import READY, ComponentReport, Member
+from cluster.progress_reporter import ProgressReporter
+from cluster.ray_runtime import NAMESPACE, read_value
+from cluster.supervision import StoredState
+
+_CHECK_INTERVAL_S = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeat:
+    """Which worker an actor is, and what it needs to become that."""
+
+    spec: ClusterSpec
+    index: int
+    incarnation: int
+    secret: str
+
+    @property
+    def worker_id(self) -> str:
+        """Return the worker's id in placements."""
+        return worker_id(self.index)
+
+
+class ExpertWorker:
+    """The actor. Torch and the model come into the process with `start`, not with the import of this module."""
+
+    def __init__(self, seat: WorkerSeat) -> None:
+        """Take the seat and begin to watch whether it is still wanted."""
+        self._seat = seat
+        self._is_over = threading.Event()
+        self._reporter = ProgressReporter(seat.worker_id, "worker", self._send)
+        threading.Thread(target=self._watch, name="wanted", daemon=True).start()
+
+    def start(self) -> Member:
+        """Load the seat's experts, serve them, and return where. Raises what loading raises. Blocks."""
+        from cluster.expert_side import serve_share
+        from cluster.experts.server import ServerOptions
+
+        seat = self._seat
+        self._reporter.stage("opening the checkpoint")
+        host = ray.util.get_node_ip_address()
+        first, last = seat.spec.experts.port_range
+        options = ServerOptions(seat.secret, host, (first, last))
+        self._server, port = serve_share(seat.spec, seat.index, options, self._reporter.loading)
+        address = f"{host}:{port}"
+        detail = f"{address}, incarnation {seat.incarnation}"
+        self._send(ComponentReport(seat.worker_id, "worker", READY, is_ready=True, detail=detail))
+        return Member(seat.worker_id, seat.index, seat.incarnation, address)
+
+    def hold(self) -> None:
+        """Return when the worker ends; whoever waits for this learns of its death."""
+        self._is_over.wait()
+
+    def _send(self, report: ComponentReport) -> None:
+        """Report to the supervisor, without waiting for it; one that is away misses it."""
+        try:
+            supervisor = ray.get_actor(self._seat.spec.supervisor_name, namespace=NAMESPACE)
+        except ValueError:
+            return
+        supervisor.report.remote(report)
+
+    def _watch(self) -> None:
+        """End this process once the stored state wants another incarnation in this seat, or none."""
+        spec = self._seat.spec
+        while True:
+            stored = read_value(spec.state_key)
+            is_current = read_value(spec.current_key) == spec.revision
+            is_wanted = stored is not None and StoredState.from_json(stored).wants_worker(
+                self._seat.index, self._seat.incarnation
+            )
+            if not (is_current and is_wanted):
+                logger.warning("%s is not wanted any more and ends", self._seat.worker_id)
+                os._exit(0)
+            time.sleep(_CHECK_INTERVAL_S)

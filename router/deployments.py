@@ -1,0 +1,217 @@
+"""The application on Ray Serve: an edge in front, attention replicas behind it, and the supervisor that both lean on.
+
+    client ─▶ Serve's proxy ─▶ Edge ── one held-open call a sequence ──▶ AttentionReplica ─▶ ExpertWorkers
+                                 ◀───── token stream, one message a step ─────┘
+
+`build` is the one entry point: `expertmesh serve` calls it, and a RayService names it as its import path.
+"""
+
+import asyncio
+import importlib.metadata
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import BackPressureError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from cluster.attention_actor import AttentionReplica
+from cluster.clock import MonotonicClock
+from cluster.cluster_spec import ClusterSpec
+from cluster.cluster_status import ClusterStatus
+from cluster.engine.sequence import SequenceRequest
+from cluster.errors import EngineStopped, QueueFull
+from cluster.ray_runtime import ATTENTION_RESOURCE
+from cluster.sequence_end import SequenceEnd
+from cluster.supervisor import connect_supervisor, find_supervisor
+from cluster.token_stream import StreamLimits
+from cluster.token_stream_pool import TokenStreamPool
+from router.auth import KeyRing, load_keys, require_keys_off_loopback
+from router.autoscaling import actor_options, max_ongoing_sequences, scaling_options
+from router.config import Config, parse_config
+from router.inbox import Inbox
+from router.ray_backend import InboxSink, RayBackend
+
+APPLICATION = "expertmesh"
+"""Name of the Serve application; a RayService must use the same."""
+EDGE, ATTENTION = "Edge", "Attention"
+"""Names of the deployments."""
+HEALTH_CHECK_PERIOD_S = 5.0
+HEALTH_CHECK_TIMEOUT_S = 20.0
+_EDGE_CLAIM = 0.001
+_SPARE_REQUESTS = 64
+"""Places at an edge for what is no generation: health, metrics, models."""
+_STATUS_TIMEOUT_S = 2.0
+_STATUS_TTL_S = 0.25
+
+logger = logging.getLogger(__name__)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """Return the application for a config document, its supervisor running. Raises ConfigInvalid, PlatformRefused."""
+    config = parse_config(args, "the application's arguments")
+    keys = load_keys(config.edge.auth)
+    require_keys_off_loopback(config.edge, keys)
+    spec = cluster_spec(config)
+    connect_supervisor(spec)
+    deployment: Any = serve.deployment
+    attention = deployment(name=ATTENTION, **attention_options(config))(AttentionReplica).bind(spec)
+    return deployment(name=EDGE, **edge_options(config))(Edge).bind(config, spec, attention, keys)
+
+
+def cluster_spec(config: Config) -> ClusterSpec:
+    """Return what the supervisor and its workers are made from."""
+    runtime_env = ray.get_runtime_context().get_runtime_env_string()
+    return ClusterSpec(
+        APPLICATION,
+        config.model,
+        config.numerics,
+        config.engine,
+        config.experts,
+        config.attention,
+        build=f"{_version()} {runtime_env}",
+    )
+
+
+def attention_options(config: Config) -> dict[str, Any]:
+    """Return the attention deployment's options."""
+    return {
+        **scaling_options(config.attention),
+        "max_ongoing_requests": max_ongoing_sequences(config.engine),
+        "ray_actor_options": actor_options(config.attention.replica_resources),
+        "graceful_shutdown_timeout_s": config.attention.drain_timeout_s,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+    }
+
+
+def edge_options(config: Config) -> dict[str, Any]:
+    """Return the edge deployment's options; edges run where attention may, so that their ports are found there."""
+    claim = {ATTENTION_RESOURCE: _EDGE_CLAIM} if ATTENTION_RESOURCE in config.attention.replica_resources else {}
+    return {
+        "num_replicas": config.edge.num_replicas,
+        "max_ongoing_requests": config.edge.limits.max_running_requests + _SPARE_REQUESTS,
+        "ray_actor_options": actor_options(claim),
+        "graceful_shutdown_timeout_s": config.attention.drain_timeout_s,
+        "health_check_period_s": HEALTH_CHECK_PERIOD_S,
+        "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+    }
+
+
+@serve.ingress()  # pyright: ignore[reportUntypedClassDecorator]
+class Edge:
+    """Ends HTTP and gRPC, and holds one call open to an attention replica for each sequence."""
+
+    def __init__(self, config: Config, spec: ClusterSpec, attention: DeploymentHandle[Any], keys: KeyRing) -> None:
+        """Prepare; the servers start in `__serve_build_asgi_app__`, on the event loop that requests run on."""
+        self._config = config
+        self._spec = spec
+        self._attention = attention
+        self._keys = load_keys(config.edge.auth) if keys.is_empty else keys
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """Start the gRPC server and return the HTTP application; Serve calls it once."""
+        from model.tokenizer import Tokenizer
+        from router.api.grpc_server import start_grpc_server
+        from router.app import create_app
+        from router.service import InferenceService
+
+        backend = await self._backend()
+        service = InferenceService(backend, Tokenizer(), self._config)
+        self._grpc = await start_grpc_server(service, self._config, self._keys, shares_port=True)
+        return create_app(service, self._config, self._keys)
+
+    async def _backend(self) -> RayBackend:
+        secret: str = await find_supervisor(self._spec).secret.remote()
+        inbox = Inbox()
+        limits = StreamLimits(self._spec.attention.heartbeat_timeout_s)
+        streams = TokenStreamPool(f"edge-{secrets.token_hex(8)}", secret, InboxSink(inbox), limits)
+        return RayBackend(ServeCalls(self._attention), streams, SupervisorStatus(self._spec), inbox)
+
+
+class ServeCalls:
+    """Sequences' calls by Serve's own routing: it picks the replica, counts the call, and cancels it."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        """Call the attention deployment behind `handle`."""
+        self._generate: Any = handle.generate
+
+    @asynccontextmanager
+    async def choose(self, request: SequenceRequest) -> AsyncGenerator["ServeReplica", None]:
+        """Pick a replica and keep a place on it until the call has ended."""
+        try:
+            async with self._generate.choose_replica() as selection:
+                yield ServeReplica(self._generate, selection)
+        except BackPressureError as error:
+            raise QueueFull(str(error)) from error
+        except (RayError, RayServeException) as error:
+            raise EngineStopped(f"no attention replica took the sequence: {error}") from error
+
+
+class ServeReplica:
+    """An attention replica that Serve's routing has chosen for one sequence."""
+
+    def __init__(self, generate: Any, selection: Any) -> None:
+        """Dispatch by `generate` to the replica of `selection`."""
+        self._generate = generate
+        self._selection = selection
+
+    @property
+    def address(self) -> str:
+        """Return where its token stream listens."""
+        return self._selection.replica_metadata["token_stream"]
+
+    async def hold(self, request: SequenceRequest, edge_id: str) -> SequenceEnd:
+        """Run a sequence there until its end; cancelling this aborts it. Raises EngineStopped if the replica dies."""
+        response: Any = self._generate.dispatch(self._selection, request, edge_id)
+        is_over = False
+        try:
+            end: SequenceEnd = await response
+            is_over = True
+        except (RayError, RayServeException) as error:
+            is_over = True
+            raise EngineStopped(f"the attention replica is gone: {error}") from error
+        finally:
+            # Cancelling the task that waits does not always reach the replica.
+            if not is_over:
+                response.cancel()
+        return end
+
+
+class SupervisorStatus:
+    """The supervisor's status, asked a few times a second at most; while it is away, the last one holds."""
+
+    def __init__(self, spec: ClusterSpec) -> None:
+        """Ask the supervisor of `spec`."""
+        self._spec = spec
+        self._clock = MonotonicClock()
+        self._asked_at_s = float("-inf")
+        self._last: ClusterStatus | None = None
+        self._turn = asyncio.Lock()
+
+    async def status(self) -> ClusterStatus | None:
+        """Return the newest status; None before the first answer."""
+        async with self._turn:
+            if self._clock.now_s() - self._asked_at_s >= _STATUS_TTL_S:
+                await self._ask()
+            return self._last
+
+    async def _ask(self) -> None:
+        try:
+            async with asyncio.timeout(_STATUS_TIMEOUT_S):
+                self._last = await find_supervisor(self._spec).status.remote()
+        except (RayError, ValueError, TimeoutError):
+            logger.warning("the supervisor does not answer; its last status holds")
+        self._asked_at_s = self._clock.now_s()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("expertmesh")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,283 @@
+"""`expertmesh serve`: from a config to a server that answers, in the foreground, and everything gone at its end.
+
+The cluster form runs on a Ray of its own, or joins the one that RAY_ADDRESS names and takes away only what is ours.
+"""
+
+import http.client
+import os
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from cluster.cluster_status import ClusterStatus
+from cluster.ray_runtime import NAMESPACE, RayRuntime, join_ray, missing_resources, start_own_ray
+from router.auth import load_keys, require_keys_off_loopback
+from router.config import Config
+from router.errors import PlatformRefused, StartFailed
+from router.ports import check_ports
+from router.readiness import readiness_of
+from router.startup_view import StartupView, print_summary
+
+RAY_ADDRESS_VARIABLE = "RAY_ADDRESS"
+LEASE_S = 30.0
+"""After so long without a sign of life from this process, the supervisor takes the application down."""
+_LEASE_INTERVAL_S = 3.0
+_POLL_INTERVAL_S = 0.25
+_CALL_TIMEOUT_S = 10.0
+_HTTP_TIMEOUT_S = 30.0
+_TAKE_DOWN_TIMEOUT_S = 30.0
+_FOREGROUND_DRAIN_S = 3.0
+"""Ctrl-C is to end within seconds: running requests get this long."""
+
+
+OnReady = Callable[[Config], None]
+"""Called once, when requests are served, with the config whose ports are the real ones. It must return at once."""
+
+
+def serve(config: Config, console: Console, on_ready: OnReady = lambda _: None) -> None:
+    """Serve until SIGINT or SIGTERM, then raise KeyboardInterrupt with everything shut down.
+
+    Raises PlatformRefused for a port or a resource that cannot be had, ConfigInvalid for bad keys, StartFailed if a
+    part of the cluster cannot start, and what loading raises.
+    """
+    started_s = time.monotonic()
+    config = _with_chosen_ports(config)
+    require_keys_off_loopback(config.edge, load_keys(config.edge.auth))
+    address = os.environ.get(RAY_ADDRESS_VARIABLE)
+    if config.form == "standalone" or not address:
+        check_ports(config)
+    _interrupt_on_sigterm()
+    if config.form == "standalone":
+        from router.serving_standalone import serve_standalone
+
+        serve_standalone(config, console, started_s, on_ready)
+    else:
+        _serve_on_ray(_in_foreground(config), console, address, started_s, on_ready)
+
+
+def _serve_on_ray(config: Config, console: Console, address: str | None, started_s: float, on_ready: OnReady) -> None:
+    with console.status("starting Ray" if not address else f"joining Ray at {address}"):
+        runtime = join_ray(address) if address else start_own_ray()
+    _interrupt_on_sigterm()  # again: Ray has put its own handler there
+    from ray.exceptions import RayError
+
+    application = _Application(config, runtime)
+    try:
+        with StartupView(console) as view:
+            application.deploy()
+            application.wait_until_running(view)
+        status = application.status()
+        print_summary(console, config, readiness_of(status), time.monotonic() - started_s)
+        on_ready(config)
+        application.hold()
+    except RayError as error:
+        raise StartFailed(f"Ray: {error}") from error
+    finally:
+        with console.status("shutting down"):
+            application.take_down()
+
+
+class _Application:
+    """The application on Ray, owned by this process."""
+
+    def __init__(self, config: Config, runtime: RayRuntime) -> None:
+        self._config = config
+        self._runtime = runtime
+        self._started_serve = False
+        self._supervisor: Any = None
+        self._renewed_at_s = float("-inf")
+
+    def deploy(self) -> None:
+        """Make the supervisor, which begins with the workers, then Serve and the deployments."""
+        from ray import serve as ray_serve
+
+        from cluster.supervisor import find_supervisor
+        from router.deployments import APPLICATION, build, cluster_spec
+
+        self._check_resources()
+        application = build(self._config.model_dump(mode="json"))
+        self._supervisor = find_supervisor(cluster_spec(self._config))
+        self._renew_lease()
+        self._started_serve = not _is_serve_running()
+        if self._started_serve:
+            http = self._config.edge.http
+            ray_serve.start(
+                proxy_location="HeadOnly" if self._runtime.is_own else "EveryNode",
+                http_options={"host": http.host, "port": http.port},
+            )
+        target = ray_serve.RunTarget(application, name=APPLICATION, route_prefix="/")
+        ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def wait_until_running(self, view: StartupView) -> None:
+        """Show progress until Serve says that all deployments run and HTTP answers; raise StartFailed if one cannot."""
+        while not self._is_running():
+            status = self.status()
+            view.show(readiness_of(status).components)
+            _raise_failure(status)
+            self._renew_lease()
+            time.sleep(_POLL_INTERVAL_S)
+        _wait_for_http(self._config)
+
+    def status(self) -> ClusterStatus:
+        """Return the supervisor's status."""
+        import ray
+
+        return ray.get(self._supervisor.status.remote(), timeout=_CALL_TIMEOUT_S)
+
+    def hold(self) -> None:
+        """Stay the owner until interrupted; raise StartFailed if the application ends for another reason."""
+        from ray.exceptions import RayError
+
+        seen_s = time.monotonic()
+        while time.monotonic() - seen_s < LEASE_S:
+            self._renew_lease()
+            time.sleep(_LEASE_INTERVAL_S)
+            try:
+                if not self.status().is_wanted:
+                    raise StartFailed("the application was taken down from elsewhere")
+                seen_s = time.monotonic()
+            except RayError:
+                continue
+        raise StartFailed(f"Ray, or the supervisor on it, has not answered for {LEASE_S:g} s")
+
+    def take_down(self) -> None:
+        """Remove all that is ours; with an own Ray, that is everything."""
+        if not self._runtime.is_own and self._supervisor is not None:
+            self._leave_joined_ray()
+        self._runtime.shutdown()
+
+    def _check_resources(self) -> None:
+        """Refuse at once what an own Ray can never give; a joined one may yet grow."""
+        lacking = missing_resources(wanted_resources(self._config)) if self._runtime.is_own else {}
+        if lacking:
+            names = ", ".join(f"{name}: {amount:g}" for name, amount in sorted(lacking.items()))
+            raise PlatformRefused(
+                f"this machine lacks {names}, which experts.worker_resources and attention.replica_resources claim; "
+                f"choose a config that fits, or name a cluster that has them with {RAY_ADDRESS_VARIABLE}"
+            )
+
+    def _is_running(self) -> bool:
+        from ray import serve as ray_serve
+
+        from router.deployments import APPLICATION
+
+        application = ray_serve.status().applications.get(APPLICATION)
+        if application is None:
+            return False
+        if application.status.name in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
+            raise StartFailed("; ".join([application.message, *messages]))
+        return application.status.name == "RUNNING"
+
+    def _renew_lease(self) -> None:
+        if time.monotonic() - self._renewed_at_s > _LEASE_INTERVAL_S:
+            self._supervisor.renew_lease.remote(LEASE_S)
+            self._renewed_at_s = time.monotonic()
+
+    def _leave_joined_ray(self) -> None:
+        """Take away the application, its workers and its supervisor; and Serve, if it came with us and is idle now."""
+        from ray import serve as ray_serve
+
+        from router.deployments import APPLICATION
+
+        self._supervisor.abandon.remote()
+        deadline_s = time.monotonic() + _TAKE_DOWN_TIMEOUT_S
+        while (_our_actors() or APPLICATION in _applications()) and time.monotonic() < deadline_s:
+            time.sleep(_POLL_INTERVAL_S)
+        if self._started_serve and not _applications():
+            ray_serve.shutdown()
+
+
+def wanted_resources(config: Config) -> dict[str, float]:
+    """Return what the application claims of a Ray cluster at least, by resource name."""
+    wanted: Counter[str] = Counter()
+    for number, claim in (
+        (config.experts.num_workers, config.experts.worker_resources),
+        (config.attention.min_replicas, config.attention.replica_resources),
+    ):
+        for name, amount in claim.items():
+            wanted[name] += number * amount  # pyright: ignore[reportArgumentType] - a Counter takes floats too
+    return dict(wanted)
+
+
+def _raise_failure(status: ClusterStatus) -> None:
+    failures = [f"{report.name} could not start: {report.detail}" for report in status.failures]
+    if failures:
+        raise StartFailed("; ".join(failures))
+
+
+def _wait_for_http(config: Config) -> None:
+    """Return once the HTTP server answers by way of Serve's proxy; raise StartFailed if it does not."""
+    section = config.edge.http
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(section.host, section.host)
+    deadline_s = time.monotonic() + _HTTP_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        connection = http.client.HTTPConnection(host, section.port, timeout=_CALL_TIMEOUT_S)
+        try:
+            connection.request("GET", "/health")
+            if connection.getresponse().status == http.client.OK:
+                return
+        except (OSError, http.client.HTTPException):
+            pass
+        finally:
+            connection.close()
+        time.sleep(_POLL_INTERVAL_S)
+    raise StartFailed(f"HTTP at {section.host}:{section.port} does not answer")
+
+
+def _is_serve_running() -> bool:
+    import ray
+
+    try:
+        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return False
+    return True
+
+
+def _applications() -> list[str]:
+    from ray import serve as ray_serve
+
+    return list(ray_serve.status().applications)
+
+
+def _our_actors() -> list[str]:
+    import ray
+
+    named: list[Any] = ray.util.list_named_actors(all_namespaces=True)
+    return [entry["name"] for entry in named if entry["namespace"] == NAMESPACE]
+
+
+def _with_chosen_ports(config: Config) -> Config:
+    """Return the config with a free port wherever it leaves the choice to the system."""
+    edge = config.edge
+    http = edge.http.model_copy(update={"port": edge.http.port or _free_port(edge.http.host)})
+    grpc = edge.grpc.model_copy(update={"port": edge.grpc.port or _free_port(edge.grpc.host)})
+    return config.model_copy(update={"edge": edge.model_copy(update={"http": http, "grpc": grpc})})
+
+
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.bind((host.strip("[]"), 0))
+        return listener.getsockname()[1]
+
+
+def _in_foreground(config: Config) -> Config:
+    """Return the config as a foreground server wants it: it drains for seconds, not minutes."""
+    drain_s = min(config.attention.drain_timeout_s, _FOREGROUND_DRAIN_S)
+    return config.model_copy(update={"attention": config.attention.model_copy(update={"drain_timeout_s": drain_s})})
+
+
+def _interrupt_on_sigterm() -> None:
+    """Let SIGTERM end this process as Ctrl-C does: by an exception that unwinds everything."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
