@@ -30,7 +30,7 @@ RIM: dict[str, tuple[str, ...]] = {
     "triton": ("model/kernels/_*_triton.py",),
     "fastapi": WEB,
     "starlette": WEB,
-    "uvicorn": ("router/app.py", "router/serving.py"),
+    "uvicorn": ("router/app.py", "router/serving_standalone.py"),
     "pydantic": ("cluster/config.py", "router/*.py"),
     "openai_harmony": (
         "router/harmony/*.py",
