@@ -48,6 +48,11 @@ class KeyRing:
 
 
 def load_keys(section: AuthSection, environment: Mapping[str, str] = os.environ) -> KeyRing:
+    """Return the keys of `read_keys`, as digests; raises ConfigInvalid naming a bad source."""
+    return KeyRing(read_keys(section, environment))
+
+
+def read_keys(section: AuthSection, environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the keys of the config, of its file and of the environment; raises ConfigInvalid naming a bad source."""
     keys = list(section.api_keys)
     if section.api_keys_file is not None:
@@ -57,7 +62,7 @@ def load_keys(section: AuthSection, environment: Mapping[str, str] = os.environ)
         # A header carries printable ASCII; another key could never be sent.
         if not key.isascii() or not key.isprintable() or " " in key or not key:
             raise ConfigInvalid("an API key is empty or has characters that no header can carry")
-    return KeyRing(keys)
+    return keys
 
 
 def require_keys_off_loopback(edge: EdgeSection, keys: KeyRing) -> None:

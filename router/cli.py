@@ -1,0 +1,55 @@
+"""The command line `expertmesh`. Each command lives beside its subject; heavy imports wait until one runs."""
+
+import importlib.metadata
+import json
+
+import typer
+
+from router.cli_chat import chat
+from router.cli_errors import CommandGroup
+from router.cli_models import fetch, inspect, models
+from router.cli_options import AsJson
+from router.cli_serve import serve
+from router.cli_status import status
+
+app = typer.Typer(
+    cls=CommandGroup,
+    name="expertmesh",
+    help="Serves gpt-oss models with their experts split off from attention.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (serve, chat, status, inspect, fetch):
+    app.command()(command)
+app.add_typer(models, name="models")
+
+_COMPONENTS = ("expertmesh", "torch", "ray", "grpcio", "openai-harmony")
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Show the version of Expertmesh and of what it runs on."""
+    versions = {name: _version_of(name) for name in _COMPONENTS}
+    if as_json:
+        typer.echo(json.dumps(versions, indent=2))
+        return
+    for name, found in versions.items():
+        typer.echo(f"{name} {found or 'not installed'}")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()
