@@ -10,6 +10,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.serve.schema import ServeDeploySchema
 
+from router import deployments
 from router.config import load_config, parse_config
 from tests.helm.chart import CHART, Helm, Rendered
 from tests.helm.conftest import CASES
@@ -44,6 +45,19 @@ def test_ray_serve_takes_the_serve_config(rendered: Rendered):
     assert application.import_path == "router.deployments:build"
     assert application.route_prefix == "/"
     assert config.http_options.port == parse_config(application.args, "args").edge.http.port
+
+
+def test_edges_run_on_the_head_node_and_claim_no_cpu(rendered: Rendered):
+    """The names are those of the code; by the label, Serve also builds the application where the API keys lie."""
+    (application,) = ServeDeploySchema.model_validate(rendered.serve_config()).applications
+    assert application.name == deployments.APPLICATION
+    (edge,) = application.deployments
+    assert edge.name == deployments.EDGE
+    assert edge.ray_actor_options.num_cpus == 0
+    selector = edge.ray_actor_options.label_selector
+    head, *workers = rendered.ray_groups()
+    assert selector.items() <= head["labels"].items()
+    assert all(not selector.items() <= group["labels"].items() for group in workers)
 
 
 def test_the_application_gets_the_config_of_the_values(rendered: Rendered, case: tuple[Path, ...]):
