@@ -61,6 +61,7 @@ class GrpcExpertTransport:
         self._options = options
         self._addresses = dict(addresses or {})
         self._links: dict[WorkerId, _Link] = {}
+        self._retired: list[_Link] = []  # ending, or ended
         self._outbox: deque[tuple[WorkerId, bytes]] = deque()
         self._is_flush_due = False
         self._loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
@@ -109,14 +110,16 @@ class GrpcExpertTransport:
     def _reconcile(self) -> None:
         for worker, link in list(self._links.items()):
             if self._addresses.get(worker) != link.address:
-                self._links.pop(worker).cancel()
+                link.cancel()
+                self._retired = [*(each for each in self._retired if not each.has_ended), self._links.pop(worker)]
         for worker, address in self._addresses.items():
             if worker not in self._links:
                 self._links[worker] = _Link(worker, address, self._format, self._options, self._sink)
 
     async def _end_links(self) -> None:
         self._addresses = {}
-        links, self._links = list(self._links.values()), {}
+        links = [*self._links.values(), *self._retired]
+        self._links, self._retired = {}, []
         for link in links:
             link.cancel()
         for link in links:
@@ -137,20 +140,27 @@ class _Link:
         self._call: Any = None  # None while there is no open stream
         self._unwritten: deque[bytes] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._task = asyncio.get_running_loop().create_task(self._keep_open())
-        self._task.add_done_callback(self._report_end)
+        self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(self._keep_open())
+        self._task.add_done_callback(self._finish)
+
+    @property
+    def has_ended(self) -> bool:
+        """Say whether nothing of it runs any more."""
+        return self._task is None
 
     def cancel(self) -> None:
         """Begin to end it."""
-        self._task.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
     async def ended(self) -> None:
         """Wait until it has ended."""
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        if self._task is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
 
-    def _report_end(self, task: "asyncio.Task[None]") -> None:
-        """Say aloud if the task ended by a bug: nobody awaits it."""
+    def _finish(self, task: "asyncio.Task[None]") -> None:
+        self._task = None  # its traceback would keep the channel, and with it gRPC's poller
         if not task.cancelled() and (error := task.exception()):
             logger.critical("the stream to worker %s is given up", self._worker, exc_info=error)
 
@@ -190,11 +200,14 @@ class _Link:
                 await self._read_all(call)
                 return True
         except (HandshakeRefused, grpc.RpcError) as error:
-            refusal = error if isinstance(error, HandshakeRefused) else _translated(self._worker, error)
-            logger.info("worker %s at %s: %s", self._worker, self.address, refusal)
-            if isinstance(refusal, HandshakeRefused):
-                self._sink(StreamRefused(self._worker, refusal))
+            self._report(error)
             return False
+
+    def _report(self, error: Exception) -> None:
+        trouble = error if isinstance(error, HandshakeRefused) else _translated(self._worker, error)
+        logger.info("worker %s at %s: %s", self._worker, self.address, trouble)
+        if isinstance(trouble, HandshakeRefused):  # said by a new error, without the frames behind this one
+            self._sink(StreamRefused(self._worker, HandshakeRefused(str(trouble))))
 
     async def _shake_hands(self, channel: Any) -> int:
         """Return the worker's incarnation; raises HandshakeRefused or RpcError."""
@@ -306,12 +319,12 @@ def _channel_options(frame_format: FrameFormat, options: ClientOptions) -> list[
     ]
 
 
-def _describe(error: grpc.RpcError) -> str:
+def _describe(error: Exception) -> str:
     call: Any = error
     return f"{call.code().name}: {call.details()}"
 
 
-def _translated(worker: WorkerId, error: grpc.RpcError) -> ExpertError:
+def _translated(worker: WorkerId, error: Exception) -> ExpertError:
     call: Any = error
     text = f"worker {worker}: {_describe(error)}"
     if call.code() in _REFUSALS:

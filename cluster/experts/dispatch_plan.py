@@ -4,6 +4,7 @@ Where a pair is computed never changes what comes out, so the plan is free to ch
 to as few workers as possible, because each message costs more than its rows; a large one is balanced.
 """
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,11 +106,12 @@ def _cover(active: IntArray, usable: IntArray, num_workers: int, chosen: IntArra
 
 
 def _balance(active: IntArray, usable: IntArray, num_rows: IntArray, chosen: IntArray) -> None:
-    """Give each active expert a worker, the most expensive first, each time the copy with the least to do."""
-    costs = {expert: int(num_rows[expert]) + EXPERT_COST_ROWS for expert in active.tolist()}
-    load: dict[int, int] = {}
-    for expert in sorted(costs, key=lambda each: (-costs[each], each)):
-        workers = [worker for worker in usable[expert].tolist() if worker != NO_COPY]
-        best = min(workers, key=lambda worker: load.get(worker, 0))
-        load[best] = load.get(best, 0) + costs[expert]
-        chosen[expert] = best
+    """Give each active expert a worker, the one with most rows first, each time the copy with the least to do."""
+    by_rows = active[np.argsort(-num_rows[active], kind="stable")]
+    load: dict[int, int] = {NO_COPY: sys.maxsize}
+    workers: list[int] = []
+    for copies, rows in zip(usable[by_rows].tolist(), num_rows[by_rows].tolist(), strict=True):
+        best = min(copies, key=lambda worker: load.get(worker, 0))
+        load[best] = load.get(best, 0) + rows + EXPERT_COST_ROWS
+        workers.append(best)
+    chosen[by_rows] = workers

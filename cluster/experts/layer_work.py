@@ -17,8 +17,10 @@ class LayerWork:
         self.submit = submit
         self.epoch = epoch
         self.deadline_s = deadline_s
-        self.avoided: dict[WorkerId, str] = {}
-        """Workers not to be asked again for this layer, with the reason."""
+        self.late: dict[WorkerId, str] = {}
+        """Workers not to be asked again for this layer, because they still may answer, with the reason."""
+        self.failed: dict[WorkerId, str] = {}
+        """Workers not to be asked again too soon, with the reason."""
         self.unplaced: IntArray = np.zeros(0, dtype=np.int64)
         """Positions in [T*K] that nobody can be asked for now."""
         num_pairs = submit.expert_ids.size
@@ -53,4 +55,4 @@ class LayerWork:
     def outputs(self) -> Tensor:
         """Return [T, K, H]; only a complete layer has outputs."""
         assert self.is_complete, f"{self._num_missing} pairs of ticket {self.submit.ticket} are missing"
-        return self._outputs.view(*self.submit.expert_ids.shape, -1)
+        return self._outputs.view(*self.submit.expert_ids.shape, self._outputs.shape[1])

@@ -129,14 +129,15 @@ def byte_rows(rows: Tensor) -> ByteRows:
 def answer_request(shard: Shard, request: ExpertRequest, epoch: int, device: str = "cpu") -> Answer:
     """Return what `shard`, resident on `device`, answers to `request`; this is the worker's whole work."""
     layer = request.key.layer
-    absent = [expert for expert in np.unique(request.expert_ids).tolist() if not shard.has(layer, expert)]
+    absent = [expert for expert in set(request.expert_ids.tolist()) if not shard.has(layer, expert)]
     if absent:
-        return ExpertLacks(request.key, epoch, np.array(absent, dtype=np.int64))
-    row_ids = torch.from_numpy(request.pair_rows).to(device)
-    expert_ids = torch.from_numpy(request.expert_ids).to(device)
+        return ExpertLacks(request.key, epoch, np.array(sorted(absent), dtype=np.int64))
+    inputs = (request.rows, torch.from_numpy(request.pair_rows), torch.from_numpy(request.expert_ids))
     try:
+        if device != "cpu":
+            inputs = tuple(tensor.to(device) for tensor in inputs)
         with torch.inference_mode():
-            outputs = shard.forward(layer, request.rows.to(device), row_ids, expert_ids).cpu().contiguous()
+            outputs = shard.forward(layer, *inputs).cpu().contiguous()
     except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for whatever befalls a device
-        return ExpertFailure(request.key, epoch, f"layer {layer}, {len(row_ids)} pairs: {error}")
+        return ExpertFailure(request.key, epoch, f"layer {layer}, {len(request.expert_ids)} pairs: {error}")
     return ExpertReply(request.key, epoch, byte_rows(outputs))

@@ -86,6 +86,7 @@ class RemoteExperts:
         ValueError if hidden is not what the workers were told to expect.
         """
         self._check(layer, hidden)
+        assert gate.expert_ids.shape[0] == hidden.shape[0], f"{gate.expert_ids.shape} ids for {hidden.shape} rows"
         if self._local_shard is not None and self._dispatcher.placement.workers == (LOCAL,):
             return self._local_shard.submit(layer, hidden, gate)  # nothing leaves the device
         ticket = self._new_ticket(micro_batch)

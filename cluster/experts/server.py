@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from cluster.errors import FrameError
 from cluster.experts.expert_host import ExpertHost
@@ -82,10 +81,10 @@ class ExpertServer:
     def _handlers(self) -> dict[str, Any]:
         return {
             "Exchange": grpc.stream_stream_rpc_method_handler(self._exchange),
-            "Hello": _unary(self._hello, pb.HelloRequest),
-            "Put": _unary(self._put, pb.PutRequest),
-            "Drop": _unary(self._drop, pb.DropRequest),
-            "Status": _unary(self._status, pb.StatusRequest),
+            "Hello": _unary(self._hello, pb.HelloRequest, pb.HelloReply),
+            "Put": _unary(self._put, pb.PutRequest, pb.PutReply),
+            "Drop": _unary(self._drop, pb.DropRequest, pb.DropReply),
+            "Status": _unary(self._status, pb.StatusRequest, pb.StatusReply),
         }
 
     def _hello(self, request: pb.HelloRequest, context: Any) -> pb.HelloReply:
@@ -168,9 +167,9 @@ def _refuse(request: Any, context: Any) -> Any:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the cluster's secret is missing or differs")
 
 
-def _unary(behaviour: Callable[[Any, Any], Any], request: Any) -> Any:
+def _unary(behaviour: Callable[[Any, Any], Any], request: Any, reply: Any) -> Any:
     return grpc.unary_unary_rpc_method_handler(
-        behaviour, request_deserializer=request.FromString, response_serializer=Message.SerializeToString
+        behaviour, request_deserializer=request.FromString, response_serializer=reply.SerializeToString
     )
 
 

@@ -2,7 +2,7 @@
 
 `on(event, now_s)` changes the state and returns what is to be done. A layer's input is held until all its pairs are
 answered. When a stream breaks, a worker lacks an expert, fails or is late, the pairs that it owes go to another copy
-at once; if there is none, they wait for a worker or a placement to come until the layer's deadline. The first answer
+at once; if there is none, they wait for a worker or a placement to come, until the layer's deadline. The first answer
 to a pair counts; by the numerics contract a second one would have the same bits.
 
 A new placement takes effect with the next send: experts are pure, so even one layer may mix epochs.
@@ -44,8 +44,8 @@ class DispatchLimits:
     """For one send; then another copy is asked as well."""
     layer_timeout_s: float = 60.0
     """For all outputs of a layer; then it fails."""
-    refresh_interval_s: float = 0.2
-    """Between two requests for a placement."""
+    refresh_interval_s: float = 0.5
+    """Between two requests for a placement, which are repeated while a layer waits for one."""
 
 
 @dataclass(slots=True)
@@ -172,7 +172,7 @@ class TokenDispatcher:
                 self.counters.lacks += 1
                 return [*self._refresh(now_s), *self._resend(sent, now_s)]
             case ExpertFailure(message=message):
-                work.avoided[sent.worker] = message
+                work.failed[sent.worker] = self._troubles[sent.worker] = message
                 self.counters.failures += 1
                 return self._resend(sent, now_s)
 
@@ -194,7 +194,8 @@ class TokenDispatcher:
         self._copies = self._table.copy()  # a worker that comes back may hold what it lacked
         self._is_available = self._availability()
         for work in self._works.values():
-            work.avoided.pop(worker, None)
+            work.late.pop(worker, None)
+            work.failed.pop(worker, None)
         return self._dispatch_unplaced(now_s)
 
     def _broken(self, worker: WorkerId, reason: str, now_s: float) -> list[Action]:
@@ -220,11 +221,20 @@ class TokenDispatcher:
             self._forget(work.submit.ticket)
         for sent in [sent for sent in self._sent.values() if not sent.is_late and sent.late_at_s <= now_s]:
             sent.is_late = True  # it may still answer first
-            self._works[sent.ticket].avoided[sent.worker] = f"no answer within {self._limits.reply_timeout_s:g} s"
+            self._works[sent.ticket].late[sent.worker] = f"no answer within {self._limits.reply_timeout_s:g} s"
             actions += self._resend(sent, now_s)
         if self._refresh_at_s is not None and self._refresh_at_s <= now_s:
-            actions += self._refresh(now_s)
+            self._refresh_at_s = None
+            actions += self._retry(now_s)
         return actions
+
+    def _retry(self, now_s: float) -> list[Action]:
+        """Ask again for what is still wanted: a placement, and outputs of workers that failed."""
+        waiting = [work for work in self._works.values() if work.unplaced.size]
+        for work in waiting:
+            work.failed.clear()
+        actions = self._refresh(now_s) if waiting or self._is_lacking else []
+        return [*actions, *self._dispatch_unplaced(now_s)]
 
     def _resend(self, sent: _Sent, now_s: float) -> list[Action]:
         work = self._works[sent.ticket]
@@ -245,8 +255,8 @@ class TokenDispatcher:
         """Send the pairs at `positions` (None: all) to copies that can be asked; keep the rest for later."""
         submit = work.submit
         is_available = self._is_available
-        if work.avoided:
-            avoided = [self._index[worker] for worker in work.avoided if worker in self._index]
+        if work.late or work.failed:
+            avoided = [self._index[worker] for worker in (*work.late, *work.failed) if worker in self._index]
             is_available = is_available.copy()
             is_available[avoided] = False
         plan = dispatch_plan(submit.expert_ids, self._copies[submit.layer], is_available, positions)
@@ -281,12 +291,12 @@ class TokenDispatcher:
             del self._sent[sent.key.send]
 
     def _refresh(self, now_s: float) -> list[Action]:
-        """Ask for a placement now, or as soon as the last request is old enough."""
+        """Ask for a placement, now or as soon as the last request is old enough; see to it that it is asked again."""
         at_s = self._refreshed_at_s + self._limits.refresh_interval_s
         if now_s < at_s:
             self._refresh_at_s = at_s
             return []
-        self._refresh_at_s = None
+        self._refresh_at_s = now_s + self._limits.refresh_interval_s
         self._refreshed_at_s = now_s
         return [RefreshPlacement(self._placement.epoch)]
 
@@ -295,6 +305,7 @@ class TokenDispatcher:
         self._index = {worker: index for index, worker in enumerate(placement.workers)}
         self._table = placement.copy_table()
         self._copies = self._table.copy()
+        self._is_lacking = False
         self._is_available = self._availability()
 
     def _availability(self) -> np.ndarray:
@@ -302,6 +313,7 @@ class TokenDispatcher:
 
     def _strike(self, sent: _Sent, expert_ids: IntArray) -> None:
         """Take copies that turned out not to exist out of the table, until a placement or the worker comes anew."""
+        self._is_lacking = True
         index = self._index.get(sent.worker)
         if index is not None:
             copies = self._copies[sent.key.layer]
@@ -311,7 +323,7 @@ class TokenDispatcher:
         submit = work.submit
         experts = np.unique(submit.expert_ids.reshape(-1)[work.missing(np.arange(submit.expert_ids.size))]).tolist()
         holders = {worker for expert in experts for worker in self._placement.holders(submit.layer, expert)}
-        troubles = {**self._troubles, **work.avoided}
+        troubles = {**self._troubles, **work.late, **work.failed}
         told = "; ".join(f"{worker}: {troubles.get(worker, 'no answer')}" for worker in sorted(holders))
         return WorkerLost(
             f"layer {submit.layer}: {work.num_missing} of {submit.expert_ids.size} answers missing after "

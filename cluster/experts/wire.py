@@ -1,8 +1,8 @@
 """The frames of an expert stream: a fixed header, then bytes as they lie in memory. Neither protobuf nor pickle.
 
-    request   header | pairs [2, P] int32: rows, experts | rows [R, H]
+    request   header | pairs [2, P] uint32: rows, experts | rows [R, H]
     reply     header | outputs [P, H]
-    lacks     header | expert ids [P] int32
+    lacks     header | expert ids [P] uint32
     failure   header | text of P bytes, UTF-8
 
 All numbers are little-endian, tensors in the dtype that the header names. A frame is held to the format that both
@@ -27,6 +27,7 @@ from cluster.experts.messages import (
     FrameKey,
     byte_rows,
 )
+from cluster.experts.placement import IntArray
 
 PROTOCOL = 1
 """Version of the frames and of the service around them."""
@@ -36,7 +37,7 @@ HEADER_BYTES = _HEADER.size
 _REQUEST, _REPLY, _LACKS, _FAILURE = 1, 2, 3, 4
 _DTYPES = {torch.float32: 1, torch.bfloat16: 2}
 _MAX_TEXT_BYTES = 2000
-_PAIR = np.dtype("<i4")
+_PAIR = np.dtype("<u4")
 
 
 class _Header(NamedTuple):
@@ -92,20 +93,18 @@ def encode_answer(answer: Answer, frame_format: FrameFormat) -> bytes:
 def decode_request(frame: bytes, frame_format: FrameFormat) -> ExpertRequest:
     """Return the request that a worker received; raises FrameError naming what is wrong with which value."""
     header = _open(frame, frame_format, frame_format.input_dtype)
-    _check(header.kind == _REQUEST, "kind", header.kind, f"{_REQUEST}, a request")
+    _check_equal("kind", header.kind, _REQUEST)
     num_rows, num_pairs = header.num_rows, header.num_pairs
-    _check(1 <= num_rows <= frame_format.max_rows, "rows", num_rows, f"1 to {frame_format.max_rows}")
-    most = num_rows * frame_format.experts_per_token
-    _check(num_rows <= num_pairs <= most, "pairs", num_pairs, f"{num_rows} to {most} for {num_rows} rows")
+    _check_between("number of rows", num_rows, 1, frame_format.max_rows)
+    _check_between("number of pairs", num_pairs, num_rows, num_rows * frame_format.experts_per_token)
     row_bytes = frame_format.hidden_size * frame_format.input_dtype.itemsize
     rows_at = HEADER_BYTES + num_pairs * 2 * _PAIR.itemsize
-    _check_length(frame, rows_at + num_rows * row_bytes)
+    _check_equal("length", len(frame), rows_at + num_rows * row_bytes)
     pairs = np.frombuffer(frame, _PAIR, 2 * num_pairs, HEADER_BYTES).reshape(2, num_pairs).astype(np.int64)
-    pair_rows, expert_ids = pairs
-    _check_range(pair_rows, num_rows, "a pair's row")
-    _check_range(expert_ids, frame_format.num_experts, "a pair's expert")
+    _check_below(pairs[0], num_rows, "a pair's row")
+    _check_below(pairs[1], frame_format.num_experts, "a pair's expert")
     rows = _rows(frame, rows_at, num_rows, frame_format)
-    return ExpertRequest(header.key, header.epoch, rows, pair_rows, expert_ids)
+    return ExpertRequest(header.key, header.epoch, rows, pairs[0], pairs[1])
 
 
 def decode_answer(frame: bytes, frame_format: FrameFormat) -> Answer:
@@ -115,19 +114,19 @@ def decode_answer(frame: bytes, frame_format: FrameFormat) -> Answer:
     """
     header = _open(frame, frame_format, frame_format.output_dtype)
     num_pairs = header.num_pairs
-    _check(header.num_rows == 0, "rows", header.num_rows, "0 in an answer")
+    _check_equal("number of rows", header.num_rows, 0)
     if header.kind == _FAILURE:
-        _check_length(frame, HEADER_BYTES + num_pairs)
+        _check_equal("length", len(frame), HEADER_BYTES + num_pairs)
         return ExpertFailure(header.key, header.epoch, frame[HEADER_BYTES:].decode(errors="replace"))
-    _check(1 <= num_pairs <= frame_format.max_pairs, "pairs", num_pairs, f"1 to {frame_format.max_pairs}")
+    _check_between("number of pairs", num_pairs, 1, frame_format.max_pairs)
     if header.kind == _LACKS:
-        _check_length(frame, HEADER_BYTES + num_pairs * _PAIR.itemsize)
+        _check_equal("length", len(frame), HEADER_BYTES + num_pairs * _PAIR.itemsize)
         expert_ids = np.frombuffer(frame, _PAIR, num_pairs, HEADER_BYTES).astype(np.int64)
-        _check_range(expert_ids, frame_format.num_experts, "an absent expert")
+        _check_below(expert_ids, frame_format.num_experts, "an absent expert")
         return ExpertLacks(header.key, header.epoch, expert_ids)
-    _check(header.kind == _REPLY, "kind", header.kind, f"{_REPLY}, {_LACKS} or {_FAILURE}, an answer")
+    _check_equal("kind", header.kind, _REPLY)
     row_bytes = frame_format.hidden_size * frame_format.output_dtype.itemsize
-    _check_length(frame, HEADER_BYTES + num_pairs * row_bytes)
+    _check_equal("length", len(frame), HEADER_BYTES + num_pairs * row_bytes)
     outputs = np.frombuffer(frame, np.uint8, offset=HEADER_BYTES).reshape(num_pairs, row_bytes)
     return ExpertReply(header.key, header.epoch, outputs)
 
@@ -141,11 +140,11 @@ def _open(frame: bytes, frame_format: FrameFormat, dtype: torch.dtype) -> _Heade
     if len(frame) < HEADER_BYTES:
         raise FrameError(f"a frame of {len(frame)} bytes is shorter than a header, {HEADER_BYTES}")
     header = _Header._make(_HEADER.unpack_from(frame))
-    _check(header.magic == _MAGIC, "magic", header.magic, _MAGIC)
-    _check(header.version == PROTOCOL, "version", header.version, PROTOCOL)
-    _check(header.dtype == _DTYPES[dtype], "dtype", header.dtype, f"{_DTYPES[dtype]} ({dtype})")
-    _check(header.hidden_size == frame_format.hidden_size, "hidden size", header.hidden_size, frame_format.hidden_size)
-    _check(header.layer < frame_format.num_layers, "layer", header.layer, f"below {frame_format.num_layers}")
+    _check_equal("magic", header.magic, _MAGIC)
+    _check_equal("version", header.version, PROTOCOL)
+    _check_equal("dtype", header.dtype, _DTYPES[dtype])
+    _check_equal("hidden size", header.hidden_size, frame_format.hidden_size)
+    _check_between("layer", header.layer, 0, frame_format.num_layers - 1)
     return header
 
 
@@ -157,15 +156,16 @@ def _rows(frame: bytes, offset: int, num_rows: int, frame_format: FrameFormat) -
     return rows
 
 
-def _check(is_right: bool, name: str, value: object, expected: object) -> None:
-    if not is_right:
-        raise FrameError(f"a frame's {name} is {value!r}, expected {expected}")
+def _check_equal(name: str, value: object, expected: object) -> None:
+    if value != expected:
+        raise FrameError(f"a frame's {name} is {value!r}, expected {expected!r}")
 
 
-def _check_length(frame: bytes, expected: int) -> None:
-    _check(len(frame) == expected, "length", len(frame), f"{expected} bytes by its header")
+def _check_between(name: str, value: int, lowest: int, highest: int) -> None:
+    if not lowest <= value <= highest:
+        raise FrameError(f"a frame's {name} is {value}, expected {lowest} to {highest}")
 
 
-def _check_range(values: np.ndarray, bound: int, name: str) -> None:
-    if values.min() < 0 or values.max() >= bound:
-        raise FrameError(f"{name} in a frame lies in {values.min()}..{values.max()}, expected 0..{bound - 1}")
+def _check_below(values: IntArray, bound: int, name: str) -> None:
+    if values.max() >= bound:
+        raise FrameError(f"{name} in a frame is {values.max()}, expected 0..{bound - 1}")

@@ -1,6 +1,7 @@
 """Hand-made workers: shards whose outputs are worked out on paper, hosts and servers around them."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -66,7 +67,9 @@ class HandShard:
     def submit(self, layer: int, hidden: Tensor, gate: GateOutput) -> Finished:
         num_tokens, num_chosen = gate.expert_ids.shape
         row_ids = torch.arange(num_tokens).repeat_interleave(num_chosen)
-        return Finished(self.forward(layer, hidden, row_ids, gate.expert_ids.reshape(-1)).view(num_tokens, num_chosen, -1))
+        return Finished(
+            self.forward(layer, hidden, row_ids, gate.expert_ids.reshape(-1)).view(num_tokens, num_chosen, -1)
+        )
 
 
 def hand_shards(placement: Placement) -> dict[str, HandShard]:
@@ -91,6 +94,9 @@ def names(count: int) -> list[str]:
     return [f"worker-{index}" for index in range(count)]
 
 
-def keys(pairs: Iterable[tuple[int, int]]) -> list[ExpertKey]:
-    """Return (layer, expert) pairs in order."""
-    return sorted(pairs)
+def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+    """Return as soon as `condition` holds; fail after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
+        time.sleep(0.002)
