@@ -6,6 +6,7 @@ that neither the engine nor the replica's event loop waits for any edge.
 
 import asyncio
 import logging
+import queue
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,23 +18,23 @@ from cluster.cluster_spec import ClusterSpec
 from cluster.cluster_status import FAILED, READY, ComponentReport, Membership
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
-from cluster.errors import ClusterError, EngineError, EngineStopped
+from cluster.errors import ClusterError, EngineStopped
+from cluster.held_sequences import HeldSequences
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE
 from cluster.sequence_end import SequenceEnd
-from cluster.sequence_waiters import SequenceWaiters
 from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
 from model.errors import ModelError
 from model.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from cluster.attention_side import AttentionSide
+    from cluster.engine.engine_thread import EngineThread
 
 NO_EPOCH = -1
 _CALL_TIMEOUT_S = 20.0
 _RETRY_INTERVAL_S = 1.0
-_WARM_UP_TIMEOUT_S = 300.0
-_WARM_UP_ID = "warm-up"
+WARM_UP_TIMEOUT_S = 300.0
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,6 @@ class AttentionReplica:
         self._spec = spec
         self._name = f"attention-{uuid.uuid4().hex[:8]}"
         self._reporter = ProgressReporter(self._name, "attention", self._send)
-        self._waiters = SequenceWaiters()
-        self._warm = threading.Event()
-        self._warm_up_error: str | None = None
         try:
             self._begin()
         except (ClusterError, ModelError, ValueError, OSError) as error:
@@ -64,23 +62,7 @@ class AttentionReplica:
 
         Returns at once with a refusal if it cannot be taken in. Cancelling the call aborts the sequence.
         """
-        sequence_id, attempt = request.sequence_id, request.attempt
-        try:
-            self._stream.open(sequence_id, attempt, edge_id)
-        except EngineStopped as error:
-            return SequenceEnd.refused(error)
-        ended = self._waiters.open(sequence_id, attempt)
-        try:
-            self._side.engine.admit(request)
-            return SequenceEnd(await ended)
-        except EngineError as error:
-            return SequenceEnd.refused(error)
-        except asyncio.CancelledError:
-            self._side.engine.abort(sequence_id, attempt)
-            raise
-        finally:
-            self._waiters.close(sequence_id, attempt)
-            self._stream.close(sequence_id, attempt)
+        return await self._sequences.run(request, edge_id)
 
     def record_replica_metadata(self) -> dict[str, Any]:
         """Tell Serve's routers where the token stream listens."""
@@ -92,11 +74,11 @@ class AttentionReplica:
         if reason is not None:
             raise EngineStopped(reason)
 
-    def check_integrity(self) -> None:
+    async def check_integrity(self) -> None:
         """Assert that engine, token stream and held calls agree."""
-        self._side.engine.check_integrity()
         self._stream.check_integrity()
-        assert self._stream.num_open == self._waiters.num_open, (self._stream.num_open, self._waiters.num_open)
+        self._sequences.check_integrity()
+        await asyncio.to_thread(self._side.engine.check_integrity)
 
     def _begin(self) -> None:
         self._reporter.stage("opening the checkpoint")
@@ -104,40 +86,20 @@ class AttentionReplica:
 
         loader = AttentionLoader(self._spec, self._reporter.loading)
         dense = loader.load_dense()
-        self._reporter.stage("waiting for the expert workers")
         self._membership = self._first_membership()
         secret: str = ray.get(self._supervisor().secret.remote(), timeout=_CALL_TIMEOUT_S)
-        self._side: AttentionSide = loader.finish(dense, self._on_step, self._membership, secret)
+        self._side: AttentionSide = loader.finish(dense, self._membership, secret)
+        self._reporter.stage("warming up")
+        warm_up(self._side.engine)
         identity = ReplicaIdentity(self._name, self._side.fingerprint)
         limits = StreamLimits(self._spec.attention.heartbeat_timeout_s)
         self._stream = TokenStreamServer(identity, secret, limits, self._abort_all)
+        self._sequences = HeldSequences(self._side.engine, self._stream)
+        self._side.engine.on_step = self._sequences.on_step
         self._address = self._stream.start(ray.util.get_node_ip_address())
-        self._reporter.stage("warming up")
-        self._warm_up()
-
-    def _warm_up(self) -> None:
-        """Compute one token: what is built on first use is built now, and a worker that cannot answer shows."""
-        request = SequenceRequest(_WARM_UP_ID, (0,), SamplingParams(max_tokens=1, seed=0, ignore_eos=True))
-        self._side.engine.admit(request)
-        if not self._warm.wait(_WARM_UP_TIMEOUT_S):
-            raise EngineStopped(f"the first token did not come within {_WARM_UP_TIMEOUT_S:g} s")
-        if self._warm_up_error is not None:
-            raise EngineStopped(f"the first token could not be computed: {self._warm_up_error}")
-
-    def _on_step(self, events: list[TokenEvent]) -> None:
-        """Send the tokens of a step on their way; from the engine's thread."""
-        if not self._warm.is_set():
-            self._warm_up_error = next((event.error for event in events if event.error), None)
-            self._warm.set()
-            return
-        self._stream.publish(events)
-        self._waiters.finish(events)
 
     def _abort_all(self, sequence_ids: list[str]) -> None:
-        """End the sequences of an edge that is gone; from a thread of the token stream."""
-        logger.warning("an edge is gone; its %d sequences are aborted", len(sequence_ids))
-        for sequence_id in sequence_ids:
-            self._side.engine.abort(sequence_id)
+        self._sequences.abort_all(sequence_ids)
 
     def _first_membership(self) -> Membership:
         report = ComponentReport(self._name, "attention", "waiting for the expert workers")
@@ -184,6 +146,22 @@ class AttentionReplica:
 
     def _supervisor(self) -> Any:
         return ray.get_actor(self._spec.supervisor_name, namespace=NAMESPACE)
+
+
+def warm_up(engine: "EngineThread") -> None:
+    """Compute one token: what is built on first use is built now, and a worker that cannot answer shows.
+
+    Raises EngineStopped saying why if it does not come.
+    """
+    steps: queue.SimpleQueue[list[TokenEvent]] = queue.SimpleQueue()
+    engine.on_step = steps.put
+    engine.admit(SequenceRequest("warm-up", (0,), SamplingParams(max_tokens=1, seed=0, ignore_eos=True)))
+    try:
+        (event,) = steps.get(timeout=WARM_UP_TIMEOUT_S)
+    except queue.Empty:
+        raise EngineStopped(f"the first token did not come within {WARM_UP_TIMEOUT_S:g} s") from None
+    if event.error is not None:
+        raise EngineStopped(f"the first token could not be computed: {event.error}")
 
 
 def engine_gauges(stats: EngineStats) -> dict[str, float]:

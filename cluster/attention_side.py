@@ -11,7 +11,7 @@ import torch
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import Membership
 from cluster.engine.build import build_engine
-from cluster.engine.engine_thread import EngineThread, OnStep
+from cluster.engine.engine_thread import EngineThread
 from cluster.experts.client import ClientOptions, GrpcExpertTransport
 from cluster.experts.handshake import Agreement, model_digest, new_incarnation
 from cluster.experts.messages import FrameFormat
@@ -23,6 +23,7 @@ from model.checkpoint.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.expert_shard import ExpertShard
 from model.fingerprint import kernel_build, numerics_fingerprint
+from model.kernels.threads import use_threads
 from model.load import DenseOptions, LoadProgress, all_experts, load_experts, load_transformer
 from model.moe import Experts
 from model.numerics import Numerics
@@ -73,7 +74,7 @@ class AttentionLoader:
         self._device: str = spec.attention.device
         self._checkpoint: Checkpoint = open_model(spec.model.path)
         self.fingerprint = numerics_fingerprint(self._device, self._numerics)
-        torch.set_num_threads(spec.attention.num_threads)
+        use_threads(spec.attention.num_threads)
 
     def load_dense(self) -> Transformer:
         """Return the model without its experts, resident; raises CheckpointError."""
@@ -81,15 +82,15 @@ class AttentionLoader:
         options = DenseOptions(self._device, dense_dtype(spec), spec.model.max_context_tokens)
         return load_transformer(self._checkpoint, self._numerics, options, self._report)
 
-    def finish(self, transformer: Transformer, on_step: OnStep, membership: Membership, secret: str) -> AttentionSide:
-        """Connect to the experts, or load them too, and start the engine.
+    def finish(self, transformer: Transformer, membership: Membership, secret: str) -> AttentionSide:
+        """Connect to the experts, or load them too, and start the engine; its `on_step` is yet to be set.
 
         Raises CheckpointError, HandshakeRefused naming what differs, WorkerLost, or ValueError naming a limit.
         """
         spec = self._spec
         remote = None if spec.experts.num_workers == 0 else self._connect(membership, secret)
         experts: Experts = self._load_experts() if remote is None else remote.experts
-        engine = build_engine(transformer, experts, spec.engine, spec.model.max_context_tokens, on_step)
+        engine = build_engine(transformer, experts, spec.engine, spec.model.max_context_tokens)
         engine.start()
         return AttentionSide(engine, self.fingerprint, kernel_build(self._device), remote)
 

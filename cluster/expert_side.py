@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
-
 from cluster.attention_side import frame_format_of, worker_fingerprint
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.experts.expert_host import ExpertHost, WorkerIdentity
@@ -12,6 +10,7 @@ from cluster.experts.placement import Placement
 from cluster.experts.server import ExpertServer, ServerOptions
 from cluster.model_source import open_model
 from model.expert_shard import ExpertShard
+from model.kernels.threads import use_threads
 from model.load import LoadProgress, load_experts
 from model.numerics import Numerics
 
@@ -23,7 +22,7 @@ def serve_share(
 
     Raises CheckpointError naming file and tensor, or OSError if no port of the range is free.
     """
-    torch.set_num_threads(spec.experts.num_threads)
+    use_threads(spec.experts.num_threads)
     numerics = Numerics.of(spec.numerics.mode)
     checkpoint = open_model(spec.model.path)
     config = checkpoint.config

@@ -91,7 +91,7 @@ def start_own_ray() -> RayRuntime:
     os.environ.update(_own_environment(run_dir, run_id))
     import ray
 
-    _quiet_loggers()
+    quiet_loggers()
     try:
         ray.init(
             address="local",
@@ -116,9 +116,15 @@ def join_ray(address: str) -> RayRuntime:
     _bypass_proxies()
     import ray
 
-    _quiet_loggers()
+    quiet_loggers()
     ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     return RayRuntime(is_own=False, node_address=ray.util.get_node_ip_address())
+
+
+def quiet_loggers() -> None:
+    """Leave the launcher's terminal to the launcher; Ray keeps its own log files. Importing ray.serve undoes this."""
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def missing_resources(wanted: Mapping[str, float]) -> dict[str, float]:
@@ -183,6 +189,9 @@ def _own_environment(run_dir: Path, run_id: str) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # A proxy that a busy or small machine starts slowly is not a broken one.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "50",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
         # Ray's workers must find our packages also when they lie in a checkout.
         "PYTHONPATH": os.pathsep.join(filter(None, [str(PACKAGES_ROOT), os.environ.get("PYTHONPATH")])),
         **_without_proxies(),
@@ -251,10 +260,3 @@ def _without_proxies() -> dict[str, str]:
     known = [*os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(","), LOOPBACK, "localhost", own_name]
     joined = ",".join(dict.fromkeys(name.strip() for name in known if name.strip()))
     return {"no_proxy": joined, "NO_PROXY": joined}
-
-
-def _quiet_loggers() -> None:
-    """Leave the launcher's terminal to the launcher; Ray keeps its own log files."""
-    for name in ("ray", "ray.serve"):
-        logger: logging.Logger = logging.getLogger(name)
-        logger.setLevel(logging.ERROR)

@@ -16,8 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from cluster.cluster_status import ClusterStatus
-from cluster.ray_runtime import NAMESPACE, RayRuntime, join_ray, missing_resources, start_own_ray
+from cluster.ray_runtime import NAMESPACE, RayRuntime, join_ray, missing_resources, quiet_loggers, start_own_ray
 from router.auth import load_keys, require_keys_off_loopback
+from router.backend import ComponentProgress
 from router.config import Config
 from router.errors import PlatformRefused, StartFailed
 from router.ports import check_ports
@@ -32,6 +33,8 @@ _POLL_INTERVAL_S = 0.25
 _CALL_TIMEOUT_S = 10.0
 _HTTP_TIMEOUT_S = 30.0
 _TAKE_DOWN_TIMEOUT_S = 30.0
+SERVE = "serve"
+"""Name of Ray Serve among the components that are shown at start."""
 _FOREGROUND_DRAIN_S = 3.0
 """Ctrl-C is to end within seconds: running requests get this long."""
 
@@ -70,7 +73,7 @@ def _serve_on_ray(config: Config, console: Console, address: str | None, started
     application = _Application(config, runtime)
     try:
         with StartupView(console) as view:
-            application.deploy()
+            application.deploy(view)
             application.wait_until_running(view)
         status = application.status()
         print_summary(console, config, readiness_of(status), time.monotonic() - started_s)
@@ -93,24 +96,24 @@ class _Application:
         self._supervisor: Any = None
         self._renewed_at_s = float("-inf")
 
-    def deploy(self) -> None:
-        """Make the supervisor, which begins with the workers, then Serve and the deployments."""
+    def deploy(self, view: StartupView) -> None:
+        """Start Serve, then the supervisor, which begins with the workers, and the deployments.
+
+        Serve comes first and alone: it gives its own processes deadlines, which a machine busy with loading would miss.
+        """
+        view.show([ComponentProgress(SERVE, "starting", 0.0)])
         from ray import serve as ray_serve
 
         from cluster.supervisor import find_supervisor
         from router.deployments import APPLICATION, build, cluster_spec
 
+        quiet_loggers()
         self._check_resources()
+        self._start_serve()
+        view.show([ComponentProgress(SERVE, "ready", 1.0, is_ready=True)])
         application = build(self._config.model_dump(mode="json"))
         self._supervisor = find_supervisor(cluster_spec(self._config))
         self._renew_lease()
-        self._started_serve = not _is_serve_running()
-        if self._started_serve:
-            http = self._config.edge.http
-            ray_serve.start(
-                proxy_location="HeadOnly" if self._runtime.is_own else "EveryNode",
-                http_options={"host": http.host, "port": http.port},
-            )
         target = ray_serve.RunTarget(application, name=APPLICATION, route_prefix="/")
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -151,6 +154,19 @@ class _Application:
         if not self._runtime.is_own and self._supervisor is not None:
             self._leave_joined_ray()
         self._runtime.shutdown()
+
+    def _start_serve(self) -> None:
+        from ray import serve as ray_serve
+
+        self._started_serve = not _is_serve_running()
+        if not self._started_serve:
+            return
+        http = self._config.edge.http
+        location = "HeadOnly" if self._runtime.is_own else "EveryNode"
+        try:
+            ray_serve.start(proxy_location=location, http_options={"host": http.host, "port": http.port})
+        except TimeoutError as error:
+            raise StartFailed(f"Ray Serve did not start in time: {error}") from error
 
     def _check_resources(self) -> None:
         """Refuse at once what an own Ray can never give; a joined one may yet grow."""

@@ -1,0 +1,61 @@
+"""What /ready says while the cluster comes up, and what /metrics sums."""
+
+import pytest
+
+from cluster.cluster_status import FAILED, READY, ClusterStatus, ComponentReport
+from router.readiness import placement_text, readiness_of, stats_of
+
+WORKER_LOADING = ComponentReport("worker-1", "worker", "loading experts", done=8, total=16)
+WORKER_READY = ComponentReport("worker-0", "worker", READY, is_ready=True, detail="127.0.0.1:1")
+ATTENTION_READY = ComponentReport(
+    "attention-a",
+    "attention",
+    READY,
+    is_ready=True,
+    facts={"fingerprint": "f00", "kernel_backend": "native"},
+    stats={"num_running": 2, "num_tokens": 10, "num_free_blocks": 5},
+)
+
+
+def status(*components: ComponentReport, num_workers: int = 2, epoch: int | None = None) -> ClusterStatus:
+    return ClusterStatus("abc", epoch, num_workers, 2, components)
+
+
+def test_nothing_is_known_before_the_supervisor_answers() -> None:
+    readiness = readiness_of(None)
+    assert not readiness.is_ready
+    assert readiness.stage == "starting"
+
+
+def test_progress_counts_what_is_still_missing() -> None:
+    """One of two workers ready, the other half loaded, no attention replica yet: (1 + 0.5 + 0) / 3."""
+    readiness = readiness_of(status(WORKER_READY, WORKER_LOADING))
+    assert readiness.progress == pytest.approx(0.5)
+    assert readiness.stage == "loading experts"
+    assert "worker-1: loading experts" in readiness.detail
+    assert [component.progress for component in readiness.components] == [1.0, 0.5]
+
+
+def test_one_attention_replica_that_serves_is_enough() -> None:
+    readiness = readiness_of(status(ATTENTION_READY, WORKER_READY, WORKER_LOADING, epoch=3))
+    assert readiness.is_ready
+    assert readiness.fingerprint == "f00"
+    assert readiness.kernel_backend == "native"
+    assert readiness.placement == "1 of 2 workers, 2 copies of each expert, epoch 3"
+
+
+def test_a_part_that_failed_says_why() -> None:
+    failed = ComponentReport("worker-1", "worker", FAILED, detail="CheckpointMissing: no such directory")
+    assert "no such directory" in readiness_of(status(failed)).detail
+    assert status(failed).failures == (failed,)
+
+
+def test_collapsed_is_a_placement_too() -> None:
+    assert placement_text(status(num_workers=0, epoch=0)).startswith("collapsed")
+
+
+def test_stats_are_sums_over_attention_replicas() -> None:
+    other = ComponentReport("attention-b", "attention", READY, is_ready=True, stats={"num_running": 3, "num_tokens": 1})
+    stats = stats_of(status(ATTENTION_READY, other, WORKER_READY))
+    assert (stats.num_running, stats.num_tokens, stats.num_free_blocks, stats.num_engines) == (5, 11, 5, 2)
+    assert stats_of(None).num_engines == 0
