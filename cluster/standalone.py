@@ -22,6 +22,7 @@ from model.checkpoint.weights import WeightSource
 from model.config import ModelConfig
 from model.expert_shard import ExpertShard
 from model.fingerprint import numerics_fingerprint
+from model.kernels.threads import use_threads
 from model.load import DenseOptions, Report, all_experts, load_experts, load_transformer, no_report
 from model.numerics import Numerics
 
@@ -59,7 +60,7 @@ class Standalone:
 
         Raises CheckpointError naming file and tensor, or ValueError naming a field of the sections.
         """
-        torch.set_num_threads(sections.attention.num_threads)
+        use_threads(sections.attention.num_threads)
         return cls.of(open_model(sections.model.path), sections, report)
 
     @classmethod

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.native_library import native_library, required_library
+from model.kernels.threads import num_threads
 
 _LANES = 8
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -53,6 +54,6 @@ def paged_attention_native(
         sinks.float().contiguous(),
         torch.tensor(scale),
         out,
-        threads=torch.get_num_threads(),
+        threads=num_threads(),
     )
     return out

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.native_library import required_library
+from model.kernels.threads import num_threads
 
 LANES = 8
 """Output features that lie side by side in a packed weight."""
@@ -26,5 +27,5 @@ def linear_native(rows: Tensor, packed: Tensor) -> Tensor:
     out = torch.empty((rows.shape[0], groups * LANES), dtype=torch.float32)
     sizes = rows.shape[0], width
     name = f"em_dense_{_SUFFIX[packed.dtype]}"
-    required_library().call(name, rows, *sizes, packed, groups * LANES, out, threads=torch.get_num_threads())
+    required_library().call(name, rows, *sizes, packed, groups * LANES, out, threads=num_threads())
     return out

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.native_library import required_library
+from model.kernels.threads import num_threads
 
 _FEATURES = 8
 _CODE_BYTES = 128
@@ -41,5 +42,5 @@ def mxfp4_linear_native(rows: Tensor, packed: Tensor) -> Tensor:
     features = packed.shape[0] * _FEATURES
     assert width == packed.shape[1] * 32, f"rows {tuple(rows.shape)} do not fit a weight {tuple(packed.shape)}"
     out = torch.empty((num_rows, features), dtype=torch.float32)
-    required_library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=torch.get_num_threads())
+    required_library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=num_threads())
     return out

@@ -1,5 +1,6 @@
 """A real `expertmesh serve` in a process of its own, on free loopback ports, ended as a user would end it."""
 
+import ctypes
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import httpx
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,12 @@ def served(preset: str, *arguments: str) -> Generator[Served]:
         began = time.monotonic()
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                command,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
             )
         try:
             wait_until_ready(process, http_port, log)
@@ -64,6 +71,12 @@ def served(preset: str, *arguments: str) -> Generator[Served]:
             stop(process, log)
         finally:
             kill_group(process)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end the server when the tests end, whatever ends them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], http_port: int, log: Path) -> None:

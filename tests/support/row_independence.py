@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from model.kernels import threads
+
 BATCH_SIZES = (1, 2, 3, 7, 33, 64)
 """Sizes at which vendor libraries were seen to change their code path."""
 THREAD_COUNTS = (1, 2)
@@ -13,26 +15,28 @@ THREAD_COUNTS = (1, 2)
 
 @contextmanager
 def num_threads(count: int) -> Generator[None]:
-    """Run torch with `count` threads inside."""
-    before = torch.get_num_threads()
+    """Compute with `count` threads inside, torch and the native kernels alike."""
+    torch_before, native_before = torch.get_num_threads(), threads.num_threads()
+    threads.use_threads(count)
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        threads.use_threads(native_before)
+        torch.set_num_threads(torch_before)
 
 
 def find_dependence(op: Callable[[Tensor], Tensor], rows: Tensor) -> str | None:
     """Return where `op`, rows [64, ...] to rows, gives a row other bits than it has alone; None if nowhere."""
     with num_threads(1):
         alone = torch.cat([op(rows[row : row + 1]) for row in range(rows.shape[0])])
-    for threads in THREAD_COUNTS:
-        with num_threads(threads):
+    for count in THREAD_COUNTS:
+        with num_threads(count):
             for size in BATCH_SIZES:
                 for first in {0, 1, rows.shape[0] - size} - {-1}:
                     picked = slice(first, min(first + size, rows.shape[0]))
                     if not same_bits(op(rows[picked]), alone[picked]):
-                        return f"{size} rows from {first} on, {threads} threads"
+                        return f"{size} rows from {first} on, {count} threads"
     return None
 
 
