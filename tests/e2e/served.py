@@ -62,7 +62,7 @@ def served(preset: str, *arguments: str) -> Generator[Served]:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it makes one system call
             )
         try:
             wait_until_ready(process, http_port, log)

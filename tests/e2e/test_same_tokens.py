@@ -54,9 +54,9 @@ def test_the_cluster_gives_the_same_answers_as_one_process(
 
 
 def test_sampled_requests_differ_by_seed(standalone_answers: dict[str, dict[str, Any]]) -> None:
-    """The comparison can fail: at temperature 1.5 other seeds give other answers."""
-    texts = [standalone_answers[f"three choices {seed}"]["choices"] for seed in range(4)]
-    assert len({str(choices) for choices in texts}) == len(texts)
+    """The comparison can fail: at temperature 1.5 another seed goes on otherwise after the same prompt."""
+    texts = [standalone_answers[f"completion {seed}"]["choices"][0]["text"] for seed in (1, 7)]
+    assert texts[0] != texts[1]
 
 
 def assert_same(left: dict[str, dict[str, Any]], right: dict[str, dict[str, Any]]) -> None:
