@@ -25,7 +25,7 @@ class HttpSection(Section):
         default=15.0, description="Seconds of silence in a stream before an SSE comment is sent"
     )
     stalled_client_s: Annotated[float, Field(gt=0)] = Field(
-        default=60.0, description="Seconds a client may take to read a piece of its stream before it is given up"
+        default=60.0, description="Seconds a client may take to send its body, or to read a piece of its stream"
     )
     max_header_bytes: Annotated[int, Field(gt=0)] = Field(
         default=32_768, description="Largest headers of a request in bytes, all together"

@@ -11,6 +11,7 @@ RouterError
     ├── NotFound             404
     │   └── ModelNotFound    404
     ├── MethodNotAllowed     405
+    ├── BodyTooSlow          408
     ├── RequestTooLarge      413
     ├── HeadersTooLarge      431
     ├── Overloaded           429
@@ -152,6 +153,15 @@ class MethodNotAllowed(RequestError):
     grpc_status = "UNIMPLEMENTED"
     kind = "invalid_request_error"
     default_code = "method_not_allowed"
+
+
+class BodyTooSlow(RequestError):
+    """The body did not come in time."""
+
+    status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
+    kind = "invalid_request_error"
+    default_code = "request_timeout"
 
 
 class RequestTooLarge(RequestError):

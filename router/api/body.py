@@ -4,6 +4,7 @@ A field that we do not know is accepted and named in a response header; one that
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -75,10 +76,12 @@ def _refusal(error: ValidationError, raw: bytes) -> InvalidRequest:
     if problems[0]["type"] == "json_invalid":
         return InvalidRequest(f"The body is not JSON that can be read: {problems[0]['msg']}", code="invalid_json")
     document: Any = json.loads(raw)
-    # Where a value may be of several kinds, each kind complains; the one that got furthest is about what was meant.
-    paths = [_path(problem, document) for problem in problems]
-    best = max(range(len(problems)), key=lambda place: (paths[place].count(".") + paths[place].count("["), -place))
-    problem, path = problems[best], paths[best]
+    # Where a value may be of several kinds, each kind complains. What was meant is the one that got furthest, and of
+    # those the one that liked the type.
+    found = [(_path(problem, document), problem) for problem in problems]
+    path, problem = max(
+        found, key=lambda one: (len(re.findall(r"[.\[]", one[0])), not one[1]["type"].endswith("_type"))
+    )
     if problem["type"] == "missing":
         return InvalidRequest(f"{path} is missing.", path, "missing_required_parameter")
     return InvalidRequest(f"{path}: {problem['msg']} (value: {_shown(problem['input'])})", path, "invalid_value")

@@ -4,6 +4,7 @@ Plain ASGI, so that streams pass untouched. Whatever it refuses is refused befor
 where errors of any kind become OpenAI's error body.
 """
 
+import asyncio
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.api.health import PUBLIC_PATHS
 from router.auth import KeyRing, is_loopback
 from router.config import HttpSection
-from router.errors import Forbidden, HeadersTooLarge, RequestError, RequestTooLarge, answer_to
+from router.errors import BodyTooSlow, Forbidden, HeadersTooLarge, RequestError, RequestTooLarge, answer_to
 
 REQUEST_ID = b"x-request-id"
 _log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Gate:
 
         try:
             self._check(scope["path"], headers)
-            await self._app(scope, _limited(receive, self._http.max_body_bytes), send_named)
+            await self._app(scope, _limited(receive, self._http), send_named)
         except Exception as error:
             if has_started:
                 raise
@@ -88,16 +89,25 @@ def _refuse_web_pages(headers: dict[str, str]) -> None:
             raise Forbidden(message)
 
 
-def _limited(receive: Receive, max_body_bytes: int) -> Receive:
-    """Return `receive`, failing once the body has become too large."""
+def _limited(receive: Receive, http: HttpSection) -> Receive:
+    """Return `receive`, failing once the body has become too large, or has taken too long."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + http.stalled_client_s
     num_bytes = 0
+    is_whole = False
 
     async def receive_limited() -> Message:
-        nonlocal num_bytes
-        message = await receive()
+        nonlocal num_bytes, is_whole
+        try:
+            # Behind the body only the client's leaving is waited for, as long as it stays.
+            async with asyncio.timeout_at(None if is_whole else deadline_s):
+                message = await receive()
+        except TimeoutError:
+            raise BodyTooSlow(f"The body did not come within {http.stalled_client_s:g} s.") from None
         num_bytes += len(message.get("body", b""))
-        if num_bytes > max_body_bytes:
-            raise _too_large(max_body_bytes)
+        is_whole = not message.get("more_body", False)
+        if num_bytes > http.max_body_bytes:
+            raise _too_large(http.max_body_bytes)
         return message
 
     return receive_limited

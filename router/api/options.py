@@ -53,11 +53,9 @@ def to_options(body: SamplingBody, limits: LimitsSection, max_tokens: int | None
             f"n is {num_choices}; at most {limits.max_choices} choices are made.", "n", "invalid_value"
         )
     if num_logprobs is not None and num_logprobs > limits.max_logprobs:
-        raise InvalidRequest(
-            f"{num_logprobs} logprobs a token are asked for; at most {limits.max_logprobs} are given.",
-            "top_logprobs",
-            "invalid_value",
-        )
+        field = "top_logprobs" if "top_logprobs" in type(body).model_fields else "logprobs"
+        message = f"{field} is {num_logprobs}; at most {limits.max_logprobs} are given."
+        raise InvalidRequest(message, field, "invalid_value")
     return Options(
         num_choices=num_choices,
         max_tokens=max_tokens,

@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,21 +55,32 @@ class HandServer:
         return f"127.0.0.1:{self.grpc_port}"
 
 
+class _Server(uvicorn.Server):
+    """Tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+
 @contextmanager
-def running(backend: HandBackend, keys: KeyRing | None = None, **edge: Any) -> Iterator[HandServer]:
+def running(backend: HandBackend, keys: KeyRing | None = None, **edge: Any) -> Generator[HandServer]:
     """Run a server over `backend` in a thread of its own until the block ends; nothing is left running."""
     config = hand_config(**edge)
     service = InferenceService(backend, TOKENIZER, config, MODEL)
     app = create_app(service, config, keys or KeyRing())
-    server = uvicorn.Server(uvicorn_config(app, config.edge.http))
+    server = _Server(uvicorn_config(app, config.edge.http))
     ports: list[int] = []
     is_up = threading.Event()
 
     async def serve() -> None:
         grpc_server = await start_grpc_server(service, config, keys or KeyRing())
         task = asyncio.create_task(server.serve())
-        while not server.started:
-            await asyncio.sleep(0.01)
+        await server.is_up.wait()
         ports.extend([server.servers[0].sockets[0].getsockname()[1], grpc_server.port])
         is_up.set()
         await task

@@ -1,4 +1,4 @@
-"""What holds for any tokens: the parser never raises, loses no text, says the same however tokens arrive, in linear time."""
+"""What holds for any tokens: the parser never raises, loses no text, is linear in the tokens."""
 
 import random
 import time
@@ -13,8 +13,9 @@ from tests.router.harmony.harmony_text import NOTHING, TOKENIZER, WEATHER, delta
 
 CONTROL = (START, CHANNEL, CONSTRAIN, MESSAGE, END, CALL, RETURN, END_OF_TEXT)
 WORDS = (
-    "assistant", "analysis", "commentary", "final", "user", " to=functions.get_weather", " to=python", " json", " code",
-    "functions.get_time", " to=", " to=assistant", "The answer", " is 4.", "😀", "é", "\n\n", " ", '{"a":', "1}", "漢字",
+    "assistant", "analysis", "commentary", "final", "user", " to=functions.get_weather", " to=python",
+    " json", " code", "functions.get_time", " to=", " to=assistant", "The answer", " is 4.", "😀", "é", "\n\n", " ",
+    '{"a":', "1}", "漢字",
 )  # fmt: skip
 TOOLS = (NOTHING, WEATHER, CallableTools(frozenset({"get_weather"}), has_python=True))
 CASES = 4000

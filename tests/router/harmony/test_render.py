@@ -149,7 +149,8 @@ def test_every_instruction_reaches_the_prompt_in_order() -> None:
 
     assert text_of(prompt).endswith(
         "<|start|>developer<|message|># Instructions\n\nFirst.\n\nSecond.<|end|><|start|>user<|message|>Hi<|end|>"
-        "<|start|>developer<|message|># Instructions\n\nThird.<|end|><|start|>user<|message|>Hi<|end|><|start|>assistant"
+        "<|start|>developer<|message|># Instructions\n\nThird.<|end|>"
+        "<|start|>user<|message|>Hi<|end|><|start|>assistant"
     )
 
 

@@ -17,7 +17,8 @@ def properties(**schemas: Any) -> dict[str, Any]:
 
 
 def library_text(tool: FunctionTool) -> str:
-    description = ToolDescription.new(tool.name, tool.description, parameters=tool.parameters)
+    parameters = None if tool.parameters is None else dict(tool.parameters)
+    description = ToolDescription.new(tool.name, tool.description, parameters=parameters)
     message = Message.from_role_and_content(Role.DEVELOPER, DeveloperContent.new().with_function_tools([description]))
     encoding = harmony_encoding()
     return encoding.decode_utf8(encoding.render(message)).split("<|message|>")[1].removesuffix("<|end|>")
@@ -69,8 +70,14 @@ def test_what_the_library_renders_without_loss_is_the_same(name: str) -> None:
 
 
 FAITHFUL: dict[str, tuple[dict[str, Any], str]] = {
-    "optional": ({"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None}, "p?: number | null, // default: null"),
-    "union": ({"anyOf": [{"type": "string", "description": "a name"}, {"type": "integer"}]}, "p?:\n | string // a name\n | number\n,"),
+    "optional": (
+        {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+        "p?: number | null, // default: null",
+    ),
+    "union": (
+        {"anyOf": [{"type": "string", "description": "a name"}, {"type": "integer"}]},
+        "p?:\n | string // a name\n | number\n,",
+    ),
     "constant": ({"const": "x"}, 'p?: "x",'),
     "enum of numbers": ({"enum": [1, 2, None]}, "p?: 1 | 2 | null,"),
     "typed enum of numbers": ({"type": "integer", "enum": [1, 2]}, "p?: 1 | 2,"),
