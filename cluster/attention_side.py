@@ -12,6 +12,7 @@ from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import Membership
 from cluster.engine.build import build_engine
 from cluster.engine.engine_thread import EngineThread
+from cluster.errors import ExpertError
 from cluster.experts.client import ClientOptions, GrpcExpertTransport
 from cluster.experts.handshake import Agreement, model_digest, new_incarnation
 from cluster.experts.messages import FrameFormat
@@ -88,7 +89,8 @@ class AttentionLoader:
         Raises CheckpointError, HandshakeRefused naming what differs, WorkerLost, or ValueError naming a limit.
         """
         spec = self._spec
-        remote = None if spec.experts.num_workers == 0 else self._connect(membership, secret)
+        is_remote = spec.experts.num_workers > 0
+        remote = connect_experts(spec, self._checkpoint, membership, secret) if is_remote else None
         experts: Experts = self._load_experts() if remote is None else remote.experts
         engine = build_engine(transformer, experts, spec.engine, spec.model.max_context_tokens)
         engine.start()
@@ -101,20 +103,25 @@ class AttentionLoader:
         load_experts(self._checkpoint, shard, all_experts(self._checkpoint), self._report)
         return shard
 
-    def _connect(self, membership: Membership, secret: str) -> RemoteSide:
-        """Return the experts behind streams that are open. Raises HandshakeRefused naming what differs."""
-        section, config = self._spec.experts, self._checkpoint.config
-        frame_format = frame_format_of(self._spec, config)
-        agreement = Agreement(model_digest(self._checkpoint), worker_fingerprint(self._spec))
-        incarnation = new_incarnation()
-        options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
-        transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
-        limits = DispatchLimits(section.reply_timeout_s)
-        placement = placement_of(membership, config)
-        dispatcher = TokenDispatcher(placement, incarnation, self._numerics.expert_output, limits)
-        experts = RemoteExperts(dispatcher, transport, frame_format)
+
+def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membership, secret: str) -> RemoteSide:
+    """Return the experts behind streams that are open. Raises HandshakeRefused naming what differs, or WorkerLost."""
+    section, config = spec.experts, checkpoint.config
+    frame_format = frame_format_of(spec, config)
+    agreement = Agreement(model_digest(checkpoint), worker_fingerprint(spec))
+    incarnation = new_incarnation()
+    options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
+    transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
+    limits = DispatchLimits(section.reply_timeout_s)
+    placement = placement_of(membership, config)
+    dispatcher = TokenDispatcher(placement, incarnation, frame_format.output_dtype, limits)
+    experts = RemoteExperts(dispatcher, transport, frame_format)
+    try:
         experts.wait_until_connected(section.connect_timeout_s)
-        return RemoteSide(experts, transport, config)
+    except ExpertError:
+        experts.close()
+        raise
+    return RemoteSide(experts, transport, config)
 
 
 def placement_of(membership: Membership, config: ModelConfig) -> Placement:
