@@ -156,6 +156,28 @@ def test_an_abort_during_a_step_ends_the_sequence_with_that_step() -> None:
         assert len(inbox.events()) == 1
 
 
+def test_the_end_of_an_older_attempt_is_not_the_end_of_the_newer() -> None:
+    with _engine(is_open=False) as (engine, inbox, gate):
+
+        def abort_the_newer(events: list[TokenEvent]) -> None:
+            inbox.on_step(events)
+            if any(event.attempt == 1 and event.finish_reason is None for event in events):
+                engine.abort("a")
+
+        engine.on_step = abort_the_newer
+        engine.admit(request("a", [1], max_tokens=90))
+        assert gate.has_begun.wait(WAIT_S)
+        engine.admit(request("a", [2], max_tokens=90, attempt=1))
+        gate.is_open.set()
+        events = inbox.wait_for(_has_two_ends)
+    endings = [(event.attempt, event.finish_reason) for event in events if event.finish_reason is not None]
+    assert endings == [(0, FinishReason.ABORT), (1, FinishReason.ABORT)]
+
+
+def _has_two_ends(events: list[TokenEvent]) -> bool:
+    return sum(event.finish_reason is not None for event in events) == 2
+
+
 def test_what_is_refused_is_refused_at_once() -> None:
     limits = hand_limits(max_running=1, max_waiting_sequences=1)
     with _engine(limits, is_open=False) as (engine, inbox, gate):

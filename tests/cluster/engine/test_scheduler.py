@@ -77,15 +77,15 @@ def test_blocks_that_running_sequences_still_need_are_not_given_away() -> None:
 
 
 def test_two_are_not_admitted_into_the_room_of_one() -> None:
-    """Each needs 3 blocks for 9 tokens and one more; the budget lets the first take only one block in this step."""
-    waiting = [_sequence(0, 9), _sequence(1, 9)]
-    assert _names(_schedule([], waiting, BlockCount(5, 100), max_rows=6).admitted) == ["s0"]
-    assert _names(_schedule([], waiting, BlockCount(6, 100), max_rows=12).admitted) == ["s0", "s1"]
+    """Each takes 2 blocks for its 8 tokens and will need a third for the next: 5 are too few for both, 6 are not."""
+    waiting = [_sequence(0, 8), _sequence(1, 8)]
+    assert _names(_schedule([], waiting, BlockCount(5, 100)).admitted) == ["s0"]
+    assert _names(_schedule([], waiting, BlockCount(6, 100)).admitted) == ["s0", "s1"]
 
 
 def test_without_blocks_the_youngest_is_preempted_and_nobody_admitted() -> None:
-    """s0 needs a fourth block; s2 gives back the 2 that it holds for 5 computed tokens."""
-    running = [_sequence(0, 13, 12), _sequence(1, 8, 7), _sequence(2, 6, 5)]
+    """s0 needs a fourth block; s2 gives back the 5 that it holds for 20 computed tokens, room enough for s3."""
+    running = [_sequence(0, 13, 12), _sequence(1, 8, 7), _sequence(2, 21, 20)]
     step = _schedule(running, [_sequence(3, 1)], BlockCount(0, 5))
     assert _names(step.preempted) == ["s2"]
     assert _rows(step) == {"s0": (12, 1), "s1": (7, 1)}
