@@ -135,6 +135,18 @@ def test_tokens_and_logits_are_the_same_alone_together_in_chunks_and_preempted(m
     assert preempted.told() == alone.told()
 
 
+def test_the_tiny_model_says_the_same_alone_together_and_in_chunks() -> None:
+    """The full vocabulary, most of its logits exactly equal, and the trained weights."""
+    sections = _sections(path="tiny", kv_cache_bytes=20_000_000)
+    requests = _requests((3, 40, 150, 7), max_tokens=8)
+    alone, _ = _run(Standalone.load(sections), [[request] for request in requests])
+    together, _ = _run(Standalone.load(sections), [requests])
+    in_chunks, _ = _run(Standalone.load(_sections(path="tiny", max_step_tokens=9)), [requests])
+    assert together.told() == alone.told()
+    assert in_chunks.told() == alone.told()
+    assert len({digest for events in alone.events.values() for event in events for digest in event.digests}) == 32
+
+
 def _bytes_for(mode: str, num_full: int, num_sliding: int) -> int:
     config, numerics = _weights().config, Numerics.of(mode)
     full, sliding = KVCache.bytes_per_block(config, 16, numerics.kv)
