@@ -6,7 +6,8 @@ ModelError
 │   ├── CheckpointMissing                a file, or a tensor, that should be there is not
 │   ├── CheckpointDamaged                bytes that are not what the format says
 │   └── CheckpointMismatch               a sound tensor whose shape or dtype is not what the configuration asks for
-└── TokenizerError                       ids that are no tokens, or a vocabulary that is not the expected one
+├── TokenizerError                       ids that are no tokens, or a vocabulary that is not the expected one
+└── KernelsUnavailable                   the native kernels were demanded and cannot be built
 
 All of them survive pickling, so that they cross processes whole.
 """
@@ -61,3 +62,7 @@ class CheckpointMismatch(CheckpointError):
 
 class TokenizerError(ModelError):
     """Ids that are no tokens of the vocabulary, or a vocabulary that is not the expected one."""
+
+
+class KernelsUnavailable(ModelError):
+    """The native kernels were demanded and cannot be built."""

@@ -20,6 +20,7 @@ from pathlib import Path
 from torch import Tensor
 
 from model.cache_dir import cache_dir
+from model.errors import KernelsUnavailable
 
 SOURCES = Path(__file__).parent / "native"
 BUILD_TIMEOUT_S = 180
@@ -52,10 +53,6 @@ class NativeKernels:
     library: NativeLibrary | None
     reason: str
     """Why they are in use, or why not; for logs and /ready."""
-
-
-class KernelsUnavailable(RuntimeError):
-    """The native kernels were asked for and cannot be had."""
 
 
 @cache

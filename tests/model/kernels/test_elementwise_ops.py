@@ -86,3 +86,16 @@ def test_rows_are_stored_rounded_at_their_slots_and_nowhere_else() -> None:
     expected = torch.zeros(12, 2)
     expected[5], expected[11] = torch.tensor([1.0, 2.0]), torch.tensor([1.0, 3.0])
     assert torch.equal(paged.float().view(12, 2), expected)
+
+
+def test_storing_is_row_independent() -> None:
+    """A row is stored with the same bits alone and among others, also where it needs rounding."""
+
+    def op(numbered: torch.Tensor) -> torch.Tensor:
+        paged = torch.zeros(4, 16, 2, 8, dtype=torch.bfloat16)
+        slots = numbered[:, 0].long()
+        kv_store(numbered[:, 1:].view(-1, 2, 8), paged, slots)
+        return paged.flatten(0, 1)[slots]
+
+    numbered = torch.cat((torch.arange(64.0).flip(0)[:, None], random(64, 16)), dim=1)
+    assert find_dependence(op, numbered) is None
