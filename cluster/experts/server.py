@@ -181,7 +181,7 @@ def _server_options(host: ExpertHost, options: ServerOptions) -> list[tuple[str,
         ("grpc.max_receive_message_length", max_bytes),
         ("grpc.max_send_message_length", max_bytes),
         ("grpc.keepalive_time_ms", keepalive_ms),
-        ("grpc.keepalive_timeout_ms", keepalive_ms),
+        ("grpc.http2.ping_timeout_ms", keepalive_ms),  # without it, 60 s whatever keepalive_timeout_ms says
         ("grpc.keepalive_permit_without_calls", 1),
         # Dispatchers ping often to notice a hung worker: these are no abuse.
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 100),

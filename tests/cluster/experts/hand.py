@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.experts.expert_host import ExpertHost, WorkerIdentity
+from cluster.experts.expert_host import ExpertHost, MovableShard, WorkerIdentity
 from cluster.experts.handshake import Agreement
 from cluster.experts.messages import FrameFormat
 from cluster.experts.placement import ExpertKey, Placement
@@ -77,7 +77,7 @@ def hand_shards(placement: Placement) -> dict[str, HandShard]:
     return {worker: HandShard(set(placement.experts_on(worker))) for worker in placement.workers}
 
 
-def hand_host(worker: str, shard: HandShard, wire: FrameFormat, agreement: Agreement = AGREEMENT) -> ExpertHost:
+def hand_host(worker: str, shard: MovableShard, wire: FrameFormat, agreement: Agreement = AGREEMENT) -> ExpertHost:
     """Return a worker around `shard`; any expert can be put to it."""
     return ExpertHost(shard, wire, WorkerIdentity(worker, agreement), lambda layer, expert: no_weights())
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cluster.experts.client import ClientOptions, GrpcExpertTransport
 from cluster.experts.dispatch_events import StreamEvent
@@ -46,7 +46,7 @@ class Meshed:
     """Experts in use, and the shards behind them."""
 
     experts: RemoteExperts
-    shards: Mapping[str, HandShard]
+    shards: Mapping[str, Any]
     transport: ExpertTransport
     servers: dict[str, ExpertServer] = field(default_factory=dict[str, ExpertServer])
 
@@ -60,7 +60,7 @@ class Meshed:
 
 @contextmanager
 def meshed(
-    kind: str, placement: Placement, shards: Mapping[str, HandShard], wire: FrameFormat, limits: DispatchLimits = LIMITS
+    kind: str, placement: Placement, shards: Mapping[str, Any], wire: FrameFormat, limits: DispatchLimits = LIMITS
 ) -> Generator[Meshed]:
     """Give RemoteExperts connected to `shards` by the transport `kind`, local or grpc."""
     servers: dict[str, ExpertServer] = {}
