@@ -172,6 +172,8 @@ def test_leaving_aborts_every_choice() -> None:
         await anext(generation)
         assert backend.num_open == 3
         await generation.aclose()
+        # Now, not when the collector comes.
+        assert backend.num_open == 0
 
     run(work)
     assert sorted(backend.aborted) == sorted(one.sequence_id for one in backend.requests)

@@ -142,6 +142,19 @@ def test_a_stream_says_what_a_whole_answer_says(
     assert streamed == complete
 
 
+def test_several_messages_are_paragraphs_of_one(server: HandServer, client: OpenAI) -> None:
+    begin, again = (
+        "<|channel|>analysis<|message|>One.<|end|>",
+        "<|start|>assistant<|channel|>commentary<|message|>Wait.<|end|>",
+    )
+    say(server, turn(begin + again + "<|start|>assistant") + answer("Done.", reasoning="Two."))
+
+    message = client.chat.completions.create(model="hand", messages=HI).choices[0].message
+
+    assert message.content == "Wait.\n\nDone."
+    assert message.model_dump()["reasoning"] == "One.\n\nTwo."
+
+
 def test_a_tool_round_trip(server: HandServer, client: OpenAI) -> None:
     say(server, call("get_weather", '{"city":"Oslo"}', reasoning="I need the weather."))
     first = client.chat.completions.create(model="hand", messages=HI, tools=TOOLS)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from router.harmony.parse import HarmonyParser
 from router.harmony.recipients import CallableTools
 from tests.router.harmony.harmony_text import NOTHING, TOKENIZER, WEATHER, deltas_of, ids_of, messages_of, parsed
 
@@ -171,6 +172,15 @@ def test_a_call_where_nothing_may_be_called_is_content(recipient: str, channel: 
     text = f"{CHANNEL}{channel} to={recipient} code{MESSAGE}print(1)<|call|>"
 
     assert parsed(text, NOTHING) == ["answer: print(1) | call"]
+
+
+def test_prose_without_a_header_streams_from_its_first_words() -> None:
+    """It is not held back until its end: what cannot be a header any more is shown."""
+    parser = HarmonyParser(TOKENIZER.token_bytes, WEATHER)
+
+    shown = [bool(parser.push(token_id)) for token_id in TOKENIZER.encode(SORRY)]
+
+    assert all(shown)
 
 
 @pytest.mark.parametrize("recipient", ["assistant", "user", "final", "all"])
