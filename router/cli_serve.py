@@ -1,5 +1,6 @@
 """`expertmesh serve`: reads a config, starts the server in the foreground, asks it a first question if told to."""
 
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -34,6 +35,7 @@ def _serve(
 
     config = read_config(source, settings or [])
     require_platform(config, platform.system(), platform.machine())
+    _require_model(config)
     from router.first_question import FirstQuestion
     from router.serving import serve as serve_until_interrupted
 
@@ -55,6 +57,14 @@ def _serve(
 
 
 serve = with_config_flags(_serve)
+
+
+def _require_model(config: "Config") -> None:
+    """Raise CheckpointMissing before a Ray is started for a model that is not here; a joined one has its own disks."""
+    if config.form == "cluster" and config.model.path != "tiny" and "RAY_ADDRESS" not in os.environ:
+        from cluster.model_source import find_model
+
+        find_model(config.model.path)
 
 
 def read_config(source: str | None, overrides: list[str]) -> "Config":

@@ -58,7 +58,7 @@ def validate_object(document: Document) -> None:
     """Raise ValidationError unless the object fits the schema of its kind; unknown fields do not fit."""
     group = document["apiVersion"].partition("/")[0]
     if group == "ray.io":
-        jsonschema.validate(document, ray_schema(document["kind"]))
+        _ray_validator(document["kind"]).validate(document)
     elif group == "monitoring.coreos.com":
         jsonschema.validate(document["spec"], POD_MONITOR_SPEC)
     else:
@@ -73,14 +73,14 @@ def validate_pod_template(template: Document) -> None:
 
 
 @cache
-def ray_schema(kind: str) -> dict[str, Any]:
-    """Return the strict JSON schema of a ray.io/v1 kind."""
+def _ray_validator(kind: str) -> jsonschema.Draft202012Validator:
+    """Return the validator of a ray.io/v1 kind; the definition is large, so it is made once."""
     text = gzip.decompress((DATA / f"ray.io_{kind.lower()}s.yaml.gz").read_bytes())
     definition = yaml.load(text, yaml.CSafeLoader)
     versions = {version["name"]: version for version in definition["spec"]["versions"]}
     schema = strict(versions["v1"]["schema"]["openAPIV3Schema"])
     schema["properties"]["metadata"] = {"type": "object"}
-    return schema
+    return jsonschema.Draft202012Validator(schema)
 
 
 def strict(schema: Any) -> Any:

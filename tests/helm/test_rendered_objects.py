@@ -55,6 +55,7 @@ def test_edges_run_on_the_head_node_and_claim_no_cpu(rendered: Rendered):
     assert edge.name == deployments.EDGE
     assert edge.ray_actor_options.num_cpus == 0
     selector = edge.ray_actor_options.label_selector
+    assert selector is not None
     head, *workers = rendered.ray_groups()
     assert selector.items() <= head["labels"].items()
     assert all(not selector.items() <= group["labels"].items() for group in workers)

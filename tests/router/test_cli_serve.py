@@ -135,6 +135,14 @@ def test_an_unknown_preset_is_told_with_those_that_exist():
     assert result.stderr.count("\n") == 1
 
 
+def test_a_model_that_is_not_here_is_one_line_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    result = runner.invoke(app, ["serve", "tiny", "--model", "/no/such/place", "--port", "0", "--grpc-port", "0"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: /no/such/place: no such directory")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_taken_port_is_one_line_that_names_the_flag():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -19,7 +19,7 @@ from tests.router.fakes.hand_server import HandServer, running
 
 KEY = "key-of-the-test"
 ANSWER = (
-    "<|channel|>analysis<|message|>Add the digits.<|end|><|start|>assistant<|channel|>final<|message|>[42]<|return|>"
+    "<|channel|>analysis<|message|>Add the digits.<|end|><|start|>assistant<|channel|>final<|message|>[/b] 42<|return|>"
 )
 LOADING = Readiness(
     is_ready=False,
@@ -41,10 +41,12 @@ def server(backend: HandBackend) -> Generator[HandServer]:
         yield live
 
 
-def test_chat_prints_reasoning_then_the_answer(server: HandServer):
-    """Square brackets in an answer are text, not markup."""
+@pytest.mark.parametrize("tokens_per_event", [1, 100])
+def test_chat_prints_reasoning_then_the_answer(server: HandServer, backend: HandBackend, tokens_per_event: int):
+    """Square brackets in an answer are text, not markup, in one piece or in many."""
+    backend.tokens_per_event = tokens_per_event
     result = runner.invoke(app, ["chat", "--url", server.url, "--api-key", KEY], input="What is 17 + 25?\n")
-    assert result.output == "Add the digits.\n\n[42]\n"
+    assert result.output == "Add the digits.\n\n[/b] 42\n"
     assert result.exit_code == 0
 
 
@@ -60,13 +62,13 @@ def test_chat_hands_the_conversation_back_with_every_question(server: HandServer
     assert "Be brief." in first
     assert "Reasoning: low" in first
     assert first.rpartition("<|start|>")[0] in second
-    assert "[42]" in second
+    assert "[/b] 42" in second
     assert "second" in second
     assert [request.params.seed for request in backend.requests] == [7, 7]
 
 
 def test_an_answer_that_was_cut_says_so(server: HandServer, backend: HandBackend):
-    backend.default = backend.default[:-4]
+    backend.default = backend.default[:-2]
     result = runner.invoke(app, ["chat", "--url", server.url, "--api-key", KEY], input="hello\n")
     assert "cut off" in result.output
 
