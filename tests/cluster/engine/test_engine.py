@@ -8,7 +8,6 @@ import pytest
 
 from cluster.engine.blocks import BlockCount
 from cluster.engine.sequence import FinishReason
-from cluster.errors import ContextOverflow, EngineError
 from model.tokenizer import Tokenizer
 from tests.cluster.engine.driver import EOS, Driver, hand_limits, request, run_alone
 from tests.cluster.engine.hand_transformer import HandTransformer, hand_continuation
@@ -282,39 +281,6 @@ def test_the_whole_cache_can_be_used_by_one_sequence() -> None:
     driver.finish()
     assert driver.tokens("a") == hand_continuation([1, 2, 3], 37)
     assert driver.tokens("b") == hand_continuation([4], 39)
-
-
-def test_limits_under_which_a_sequence_would_wait_for_ever_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not hold one sequence"):
-        hand_limits(num_blocks=BlockCount(10, 40), max_context_tokens=40)
-    with pytest.raises(ValueError, match="do not hold one sequence"):
-        hand_limits(num_blocks=BlockCount(40, 3), max_context_tokens=40)
-    with pytest.raises(ValueError, match="max_step_tokens is 7"):
-        hand_limits(max_step_tokens=7, max_running=8)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "num_released", "error", "message"),
-    [
-        ([], 0, EngineError, "no tokens"),
-        ([1] * 100, 0, ContextOverflow, "has 100 tokens and leaves no room"),
-        ([1] * 101, 50, ContextOverflow, "have 101 tokens"),
-        ([1, 97], 0, EngineError, "prompt_ids holds 97"),
-        ([1, -1], 0, EngineError, "prompt_ids holds -1"),
-        ([1, 2], 2, EngineError, "cannot be released"),
-        ([1, 2], -1, EngineError, "cannot be released"),
-    ],
-)
-def test_a_request_that_cannot_be_served_is_refused(
-    prompt: list[int], num_released: int, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        hand_limits().check_request(request("a", prompt, num_released=num_released))
-
-
-def test_a_bias_outside_the_vocabulary_is_refused() -> None:
-    with pytest.raises(EngineError, match="logit_bias holds 97"):
-        hand_limits().check_request(request("a", [1], logit_bias=((97, 1.0),)))
 
 
 def test_a_failed_step_ends_its_sequences_and_the_others_go_on() -> None:
