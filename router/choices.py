@@ -80,6 +80,10 @@ class Choice(ABC, Generic[U]):
     def on(self, event: TokenEvent) -> U | None:
         """Return what an event adds, None if nothing can be seen; raises RequestError if it tells of a failure."""
 
+    @abstractmethod
+    def force(self, token_ids: Sequence[int]) -> U | None:
+        """Return what tokens add that belong to the answer and were not sampled: they are not counted."""
+
     @property
     def num_reasoning(self) -> int:
         """Return the tokens of reasoning so far."""
@@ -92,7 +96,8 @@ class Choice(ABC, Generic[U]):
             raise ServerFailure("The engine failed at this request.")
         if event.finish_reason is FinishReason.ABORT:
             raise Unavailable("The engine gave this request up before it was done. Try again.", retry_after_s=1)
-        self.num_cached = max(self.num_cached, event.num_cached)
+        if self.num_tokens == 0:
+            self.num_cached = event.num_cached
         for offset, logprob in enumerate(event.logprobs):
             self._logprobs[event.index + offset] = logprob
 
@@ -142,6 +147,12 @@ class ChatChoice(Choice[ChatUpdate]):
         return ChatUpdate(
             self.choice, tuple(out), self._take_logprobs(positions) if self._logprobs else (), self.finish
         )
+
+    def force(self, token_ids: Sequence[int]) -> ChatUpdate | None:
+        """Return the deltas of a header that was written for the model."""
+        out: list[Delta] = []
+        self._take(self._parser.push_all(token_ids), out)
+        return ChatUpdate(self.choice, tuple(out)) if out else None
 
     def _reason(self, reason: FinishReason) -> Finish:
         if reason is FinishReason.LENGTH:
@@ -199,6 +210,10 @@ class TextChoice(Choice[TextUpdate]):
             return None
         token_ids = tuple(self._token_ids.pop(at) for at in positions)
         return TextUpdate(self.choice, "".join(texts), token_ids, self._take_logprobs(positions), self.finish)
+
+    def force(self, token_ids: Sequence[int]) -> TextUpdate | None:
+        """Refuse: nothing is written for the model where it only continues a text."""
+        raise AssertionError(f"a completion has no forced tokens, got {token_ids!r}")
 
     def _feed(self, token_id: int, texts: list[str], positions: list[int]) -> None:
         position = self._position

@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from cluster.clock import Clock, MonotonicClock
-from cluster.engine.sequence import SequenceRequest
+from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.errors import ContextOverflow, EngineStopped
 from model.tokenizer import Tokenizer
 from router.admission import Admission
@@ -32,6 +32,7 @@ from router.harmony.render import Prompt, Renderer
 from router.metrics import Metrics
 from router.requests import ChatRequest, ChatUpdate, Options, Started, TextRequest, TextUpdate
 from router.run import Run
+from router.staged import ForcedTokens, staged_events
 
 MAX_INLINE_CHARS = 20_000
 """Longer texts are turned into tokens in a thread, so that other requests' tokens do not wait for them."""
@@ -42,6 +43,7 @@ _NUM_DRAWN_SEEDS = 2**53
 """JSON readers keep integers exactly up to here."""
 
 U = TypeVar("U", ChatUpdate, TextUpdate)
+Event = TokenEvent | ForcedTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,11 @@ class InferenceService:
         timeout_s = min(self.limits.request_timeout_s, request.timeout_s or self.limits.request_timeout_s)
         engine_stops = options.stop if isinstance(request, TextRequest) else ()
         streams = [
-            self._updates(run, self._sequence(started, options, prompt, choice.choice, engine_stops), choice, timeout_s)
+            self._updates(
+                run,
+                choice,
+                self._events(self._sequence(started, options, prompt, choice.choice, engine_stops), prompt, timeout_s),
+            )
             for choice, prompt in zip(
                 choices, (prompt for prompt in prompts for _ in range(options.num_choices)), strict=True
             )
@@ -217,13 +223,21 @@ class InferenceService:
         )
         return SequenceRequest(f"{started.request_id}-{choice}", prompt.token_ids, params, priority=options.priority)
 
+    def _events(self, sequence: SequenceRequest, prompt: Prompt, timeout_s: float) -> AsyncGenerator[Event, None]:
+        if prompt.call_header:
+            return staged_events(self._backend, sequence, prompt.call_header, timeout_s, self._clock)
+        return self._backend.generate(sequence, timeout_s)
+
     async def _updates(
-        self, run: Run, sequence: SequenceRequest, choice: Choice[U], timeout_s: float
+        self, run: Run, choice: Choice[U], events: AsyncGenerator[Event, None]
     ) -> AsyncGenerator[U, None]:
-        async with aclosing(self._backend.generate(sequence, timeout_s)) as events:
+        async with aclosing(events):
             async for event in events:
-                run.saw(choice.choice, event)
-                update = choice.on(event)
+                if isinstance(event, ForcedTokens):
+                    update = choice.force(event.token_ids)
+                else:
+                    run.saw(choice.choice, event)
+                    update = choice.on(event)
                 if update is not None:
                     yield update
                 if choice.finish is not None:

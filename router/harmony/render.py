@@ -3,7 +3,7 @@
     system                     identity, date, effort, built-in tools, channels
     developer                  instructions, functions, response format, in this order; left out when empty
     user, assistant, tools …   later system and developer messages where they stand
-    <|start|>assistant         and, when a call is required, the beginning of its header
+    <|start|>assistant         and, when a call is required, the analysis channel: the call's header follows that
 
 Every text of the client is encoded as ordinary text: a `<|end|>` in it is seven characters. Only this file puts
 control tokens into a prompt.
@@ -40,6 +40,8 @@ class Prompt:
     token_ids: tuple[int, ...]
     num_prefix: int = 0
     """The last so many of `token_ids` open the answer's header: the parser has to read them first."""
+    call_header: tuple[int, ...] = ()
+    """What has to stand between the answer's reasoning and the rest of it, if a call is required."""
     stop_ids: tuple[int, ...] = (RETURN, CALL)
 
     @property
@@ -69,9 +71,10 @@ class Renderer:
         ids += self._developer(conversation, turns[:num_leading], has_functions)
         for turn in turns[num_leading:]:
             ids += self._turn(turn, python_name)
-        prefix = self._forced_header(conversation)
+        call_header = self._call_header(conversation)
+        prefix = [CHANNEL, *self._encode("analysis"), MESSAGE] if call_header else []
         ids += [START, *self._encode("assistant"), *prefix]
-        return Prompt(tuple(ids), len(prefix))
+        return Prompt(tuple(ids), len(prefix), tuple(call_header))
 
     def _developer(self, conversation: Conversation, leading: Sequence[Turn], has_functions: bool) -> list[int]:
         texts = [turn.text for turn in leading if isinstance(turn, InstructionTurn) and turn.text]
@@ -113,17 +116,17 @@ class Renderer:
         header = [CHANNEL, *self._encode("analysis"), *self._encode(" code")]
         return self._message(f"assistant to={PYTHON}", self._encode(code_of(call.arguments)), header, CALL)
 
-    def _forced_header(self, conversation: Conversation) -> list[int]:
-        """Return the beginning of a required call's header: all of it, or up to the name if there is a choice."""
+    def _call_header(self, conversation: Conversation) -> list[int]:
+        """Return the beginning of a required call: all of its header, or up to the name if there is a choice."""
         if conversation.tool_mode is not ToolMode.REQUIRED:
             return []
         name = conversation.only_tool
+        start = [START, *self._encode("assistant"), CHANNEL]
         if name is None:
-            return [CHANNEL, *self._encode("commentary to=functions")]
+            return [*start, *self._encode("commentary to=functions")]
         if name == PYTHON and conversation.has_python:
-            return [CHANNEL, *self._encode(f"analysis to={PYTHON} code"), MESSAGE]
-        header = self._encode(f"commentary to=functions.{name} ")
-        return [CHANNEL, *header, CONSTRAIN, *self._encode("json"), MESSAGE]
+            return [*start, *self._encode(f"analysis to={PYTHON} code"), MESSAGE]
+        return [*start, *self._encode(f"commentary to=functions.{name} "), CONSTRAIN, *self._encode("json"), MESSAGE]
 
     def _message(self, role: str, body: list[int], header: Sequence[int] = (), end: int = END) -> list[int]:
         return [START, *self._encode(role), *header, MESSAGE, *body, end]

@@ -11,8 +11,8 @@ from cluster.errors import ContextOverflow, EngineStopped, QueueFull
 from router.backend import Readiness
 from router.errors import InvalidRequest, ModelNotFound, Overloaded, Unavailable
 from router.generation import Generation
-from router.harmony.conversation import Conversation, FunctionTool, ToolMode, UserTurn
-from router.harmony.deltas import CallBegun, ContentDelta
+from router.harmony.conversation import Conversation, UserTurn
+from router.harmony.deltas import ContentDelta
 from router.requests import ChatRequest, ChatUpdate, Finish, Options, TextRequest
 from router.service import InferenceService, ServedModel
 from tests.router.fakes.hand_backend import HandBackend
@@ -275,32 +275,6 @@ def test_wrong_parameters_that_reach_the_engine_are_named() -> None:
     with pytest.raises(InvalidRequest) as caught:
         run(lambda: service.chat(chat(top_p=7.0)))
     assert caught.value.param == "top_p"
-
-
-def test_a_forced_call_begins_before_the_models_first_token() -> None:
-    """The header stands in the prompt, so the arguments are all that the model writes."""
-    backend = HandBackend(turn('{"city":"Oslo"}<|call|>'))
-    service = hand_service(backend)
-    conversation = Conversation((UserTurn("Hi"),), (FunctionTool("f"),), tool_mode=ToolMode.REQUIRED)
-
-    async def work() -> list[ChatUpdate]:
-        return await read(await service.chat(ChatRequest(conversation)))
-
-    updates = run(work)
-    assert [delta.name for update in updates for delta in update.deltas if isinstance(delta, CallBegun)] == ["f"]
-    assert updates[-1].finish is Finish.TOOL_CALLS
-
-
-def test_a_call_among_several_tools_has_the_name_that_the_model_writes() -> None:
-    backend = HandBackend(turn(".g <|constrain|>json<|message|>{}<|call|>"))
-    service = hand_service(backend)
-    tools = (FunctionTool("f"), FunctionTool("g"))
-    conversation = Conversation((UserTurn("Hi"),), tools, tool_mode=ToolMode.REQUIRED)
-
-    async def work() -> list[ChatUpdate]:
-        return await read(await service.chat(ChatRequest(conversation)))
-
-    assert [d.name for u in run(work) for d in u.deltas if isinstance(d, CallBegun)] == ["g"]
 
 
 def test_tokens_per_event_do_not_change_what_is_said() -> None:
