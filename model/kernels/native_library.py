@@ -25,6 +25,8 @@ from model.errors import KernelsUnavailable
 SOURCES = Path(__file__).parent / "native"
 BUILD_TIMEOUT_S = 180
 CHOICE_VARIABLE = "EXPERTMESH_KERNELS"
+_EXACT = ("-fno-math-errno", "-ffp-contract=off")
+"""A product and a sum are fused only where the source says so."""
 _INSTRUCTION_LEVELS = {0: "generic", 2: "avx2"}
 
 
@@ -88,7 +90,7 @@ def required_library() -> NativeLibrary:
 def _build() -> Path:
     compiler = _compiler()
     tuning = "-mcpu=native" if platform.machine() in {"arm64", "aarch64"} else "-march=native"
-    command = [compiler, "-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", tuning, "-fno-math-errno"]
+    command = [compiler, "-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", tuning, *_EXACT]
     target = cache_dir() / "kernels" / f"{_key(command)}.so"
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "lock").open("w") as lock:

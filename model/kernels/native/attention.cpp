@@ -10,17 +10,6 @@
 
 namespace {
 
-// e**x within 2e-7 relative: x = n ln2 + r, then a polynomial in r. Exactly 1 at 0 and exactly 0 below -87.
-inline Lanes exponential(Lanes x) {
-  const Lanes clamped = larger(x, spread(-87.0f));
-  const Lanes n = nearest(times(clamped, spread(1.44269504f)));
-  const Lanes r = fused(n, spread(-1.42860682e-6f), fused(n, spread(-0.693145752f), clamped));
-  Lanes sum = spread(1.0f / 5040);
-  for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
-    sum = fused(sum, r, spread(coefficient));
-  return zero_where_below(times(sum, power_of_two(n)), x, -87.0f);
-}
-
 inline float sum_of(Lanes value) {
   float at[kLanes];
   store(value, at);

@@ -35,13 +35,16 @@ inline Lanes spread(float x) { return _mm256_set1_ps(x); }
 inline Lanes fused(Lanes x, Lanes w, Lanes sum) { return _mm256_fmadd_ps(x, w, sum); }
 inline Lanes times(Lanes x, Lanes y) { return _mm256_mul_ps(x, y); }
 inline Lanes plus(Lanes x, Lanes y) { return _mm256_add_ps(x, y); }
-inline Lanes larger(Lanes x, Lanes y) { return _mm256_max_ps(x, y); }
+inline Lanes minus(Lanes x, Lanes y) { return _mm256_sub_ps(x, y); }
+inline Lanes between(float low, Lanes x, float high) {  // the second operand survives where x is NaN
+  return _mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x));
+}
 inline Lanes nearest(Lanes x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline Lanes power_of_two(Lanes n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
-  return _mm256_and_ps(value, _mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_GE_OQ));
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_LT_OQ), value);
 }
 inline void store(Lanes value, float* to) { _mm256_storeu_ps(to, value); }
 #else
@@ -67,13 +70,28 @@ inline Lanes fused(Lanes x, Lanes w, Lanes sum) {
 }
 inline Lanes times(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a * b; }); }
 inline Lanes plus(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a + b; }); }
-inline Lanes larger(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a > b ? a : b; }); }
+inline Lanes minus(Lanes x, Lanes y) { return each(x, y, [](float a, float b) { return a - b; }); }
+inline Lanes between(float low, Lanes x, float high) {
+  return each(x, x, [=](float a, float) { return a < low ? low : a > high ? high : a; });
+}
 inline Lanes nearest(Lanes x) { return each(x, x, [](float a, float) { return std::nearbyint(a); }); }
 inline Lanes power_of_two(Lanes n) {
-  return each(n, n, [](float a, float) { return std::ldexp(1.0f, static_cast<int>(a)); });
+  return each(n, n, [](float a, float) { return a == a ? std::ldexp(1.0f, static_cast<int>(a)) : 1.0f; });
 }
 inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
-  return each(value, x, [bound](float a, float b) { return b >= bound ? a : 0.0f; });
+  return each(value, x, [bound](float a, float b) { return b < bound ? 0.0f : a; });
 }
 inline void store(Lanes value, float* to) { std::memcpy(to, value.at, sizeof value.at); }
 #endif
+
+// e**x within 2e-7 relative, exactly 1 at 0 and exactly 0 below -87: x = n ln2 + r, then a polynomial in r. Each
+// multiplication and addition is rounded on its own, as in the torch twin (exact_math.py), whose bits it has.
+inline Lanes exponential(Lanes x) {
+  const Lanes clamped = between(-87.0f, x, 88.0f);
+  const Lanes n = nearest(times(clamped, spread(1.4426950408889634f)));
+  const Lanes r = minus(minus(clamped, times(n, spread(0.693145751953125f))), times(n, spread(1.42860682030941723e-6f)));
+  Lanes sum = times(r, spread(1.0f / 5040));
+  for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f})
+    sum = times(plus(sum, spread(coefficient)), r);
+  return zero_where_below(times(plus(sum, spread(1.0f)), power_of_two(n)), x, -87.0f);
+}

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from model.kernels.exact_math import exact_exp, exact_sigmoid, tree_sum
+from model.kernels.exact_math import exact_exp, exact_exp_torch, exact_sigmoid, tree_sum
 from tests.support.row_independence import find_dependence, same_bits
 
 MAX_RELATIVE_ERROR = 2e-7
@@ -38,6 +38,18 @@ def test_exp_of_a_value_has_the_same_bits_at_every_length_and_place() -> None:
     for size in (1, 2, 3, 7, 15, 33, 1001):
         for first in (0, 1, 5, 65_530, 70_001 - size):
             assert same_bits(exact_exp(x[first : first + size]), whole[first : first + size])
+
+
+def test_exp_is_row_independent() -> None:
+    x = torch.randn(64, 33, generator=torch.Generator().manual_seed(0)) * 30
+    assert find_dependence(exact_exp, x) is None
+    assert find_dependence(exact_exp_torch, x) is None
+
+
+def test_native_and_twin_have_the_same_bits() -> None:
+    """Over the whole range, beyond it, at every remainder of the lanes, and for what is no number."""
+    x = torch.cat((spread(1_000_003), torch.tensor([math.inf, -math.inf, math.nan, -0.0, 0.0, 88.5, -87.0, -87.00001])))
+    assert same_bits(exact_exp(x), exact_exp_torch(x))
 
 
 def test_exp_accepts_any_layout() -> None:
