@@ -6,6 +6,7 @@ A client that leaves, or does not read for too long, ends its request: the gener
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from router.errors import answer_to
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 _log = logging.getLogger(__name__)
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+"""Made once: `json.dumps` with these would make one for each event."""
 
 
 class Closable(Protocol):
@@ -47,25 +50,22 @@ class EventStream(StreamingResponse):
         self._keep_alive_s = keep_alive_s
         self._stalled_client_s = stalled_client_s
         self._last_sent_s = 0.0
+        self._send_began_s: float | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer."""
-        tasks = [
-            asyncio.create_task(self._write(send)),
-            asyncio.create_task(wait_until_gone(receive)),
-            asyncio.create_task(self._keep_alive(send)),
-        ]
+        writing = asyncio.create_task(self._write(send))
+        tasks = [writing, asyncio.create_task(wait_until_gone(receive)), asyncio.create_task(self._watch(send))]
         try:
-            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._source.aclose()
-        if isinstance(results[0], TimeoutError | OSError):
-            _log.info("a client stopped reading its stream, which was ended")
-        elif isinstance(results[0], Exception):
-            raise results[0]
+        error = None if writing.cancelled() else writing.exception()
+        if error is not None and not isinstance(error, OSError):
+            raise error
 
     async def _write(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -77,24 +77,29 @@ class EventStream(StreamingResponse):
                 has_more, data = False, DONE
             except Exception as error:  # noqa: BLE001 - the client is told inside of the stream
                 has_more, data = False, encode_event(_told(error)) + DONE
-            await self._send_body(send, data, has_more)
+            await self._send(send, {"type": "http.response.body", "body": data, "more_body": has_more})
 
-    async def _keep_alive(self, send: Send) -> None:
-        loop = asyncio.get_running_loop()
+    async def _watch(self, send: Send) -> None:
+        """Send comments while nothing comes; return once a piece has waited too long for its reader.
+
+        A watch of its own, because a deadline around each piece costs as much as writing it.
+        """
         while True:
-            silence_s = loop.time() - self._last_sent_s if self._last_sent_s else 0.0
-            if silence_s >= self._keep_alive_s:
-                await self._send_body(send, KEEP_ALIVE, has_more=True)
-                silence_s = 0.0
-            await asyncio.sleep(self._keep_alive_s - silence_s)
-
-    async def _send_body(self, send: Send, data: bytes, has_more: bool) -> None:
-        await self._send(send, {"type": "http.response.body", "body": data, "more_body": has_more})
+            await asyncio.sleep(min(self._keep_alive_s, self._stalled_client_s) / 4)
+            now_s = time.monotonic()
+            if self._send_began_s is not None:
+                if now_s - self._send_began_s >= self._stalled_client_s:
+                    _log.info("a client stopped reading its stream, which was ended")
+                    return
+            elif self._last_sent_s and now_s - self._last_sent_s >= self._keep_alive_s:
+                async with asyncio.timeout(self._stalled_client_s):
+                    await self._send(send, {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
     async def _send(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(self._stalled_client_s):
-            await send(message)
-        self._last_sent_s = asyncio.get_running_loop().time()
+        self._send_began_s = time.monotonic()
+        await send(message)
+        self._last_sent_s = time.monotonic()
+        self._send_began_s = None
 
 
 def _told(error: Exception) -> Mapping[str, Any]:
@@ -106,7 +111,7 @@ def _told(error: Exception) -> Mapping[str, Any]:
 
 def encode_event(event: Mapping[str, Any]) -> bytes:
     """Return one event's bytes."""
-    return b"data: " + json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _JSON.encode(event).encode() + b"\n\n"
 
 
 async def wait_until_gone(receive: Receive) -> None:
