@@ -182,6 +182,7 @@ def test_workers_may_come_and_go_while_a_transport_is_in_use() -> None:
         transport.set_workers({})
         assert events.first(StreamBroken).reason == "the stream was closed"
         transport.send("worker-0", request())
+        until(lambda: all(link.has_ended for link in transport._retired))
     transport.close()
     assert events.of(Answered) == []
 

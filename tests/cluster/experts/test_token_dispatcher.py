@@ -196,6 +196,18 @@ def test_a_late_send_is_also_sent_to_another_copy_and_the_first_answer_counts() 
         assert machine.counters.dropped["late or repeated"] == 1
 
 
+def test_what_a_late_worker_owed_is_not_sent_again_when_it_breaks_after_another_has_answered() -> None:
+    layer = ((0, 1), (0, 1), (1,), (1,))
+    machine = dispatcher(Placement(0, 2, 4, ("a", "b"), (layer, layer)), "a")
+    (to_a,) = sends(submit(machine))
+    (to_b,) = sends(machine.on(StreamOpened("b"), 0.5))
+    (again,) = sends(machine.on(Tick(), 1.0))
+    assert asked([to_a, to_b, again]) == [("a", [0, 1, 0]), ("b", [3]), ("b", [0, 1, 0])]
+    assert answer(machine, again, 1.1) == []
+    assert machine.on(StreamBroken("a", "killed"), 1.2) == []
+    assert torch.equal(completed(answer(machine, to_b, 1.3)), OUTPUTS)
+
+
 def test_a_late_worker_without_another_copy_may_still_answer() -> None:
     machine = dispatcher(one_copy(), "a", "b")
     to_a, to_b = sends(submit(machine))
