@@ -30,10 +30,11 @@ from cluster.experts.dispatch_events import (
     Submit,
     Tick,
 )
-from cluster.experts.dispatch_plan import WorkerPlan, dispatch_plan
+from cluster.experts.dispatch_plan import WorkerPlan
 from cluster.experts.layer_work import LayerWork
 from cluster.experts.messages import ExpertFailure, ExpertLacks, ExpertReply, ExpertRequest, FrameKey
-from cluster.experts.placement import NO_COPY, IntArray, Placement, WorkerId
+from cluster.experts.placement import IntArray, Placement, WorkerId
+from cluster.experts.reachable_copies import ReachableCopies
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +93,26 @@ class TokenDispatcher:
         self._works: dict[int, LayerWork] = {}
         self._tickets: dict[int, int] = {}  # by micro-batch
         self._sent: dict[int, _Sent] = {}
-        self._open: set[WorkerId] = set()
+        self._reachable = ReachableCopies(placement)
         self._troubles: dict[WorkerId, str] = {}
         self._next_send = 0
         self._refresh_at_s: float | None = None
         self._refreshed_at_s = float("-inf")
-        self._use(placement)
 
     @property
     def placement(self) -> Placement:
         """Return the placement in use."""
-        return self._placement
+        return self._reachable.placement
 
     @property
     def open_workers(self) -> frozenset[WorkerId]:
         """Return the workers that can be sent to."""
-        return frozenset(self._open)
+        return frozenset(self._reachable.open)
 
     @property
     def oldest_epoch(self) -> int:
         """Return the oldest epoch by which a layer under way may have been sent: drops of older ones are safe."""
-        return min([self._placement.epoch, *(work.epoch for work in self._works.values())])
+        return min([self.placement.epoch, *(work.epoch for work in self._works.values())])
 
     def next_deadline_s(self) -> float | None:
         """Return when a Tick will change something, if nothing else happens before."""
@@ -146,7 +146,7 @@ class TokenDispatcher:
         if older is not None:
             self._forget(older)
             self.counters.forgotten += 1
-        work = LayerWork(submit, self._placement.epoch, self._output_dtype, now_s + self._limits.layer_timeout_s)
+        work = LayerWork(submit, self.placement.epoch, self._output_dtype, now_s + self._limits.layer_timeout_s)
         self._works[submit.ticket] = work
         self._tickets[submit.micro_batch] = submit.ticket
         if work.is_complete:
@@ -167,7 +167,7 @@ class TokenDispatcher:
                 work.fill(sent.positions, outputs)
                 return self._complete(work) if work.is_complete else []
             case ExpertLacks(epoch=epoch, expert_ids=expert_ids):
-                self._strike(sent, expert_ids)
+                self._reachable.lacking(sent.worker, sent.key.layer, expert_ids)
                 self._troubles[sent.worker] = f"lacks experts {expert_ids.tolist()} at epoch {epoch}"
                 self.counters.lacks += 1
                 return [*self._refresh(now_s), *self._resend(sent, now_s)]
@@ -189,28 +189,25 @@ class TokenDispatcher:
         return None
 
     def _opened(self, worker: WorkerId, now_s: float) -> list[Action]:
-        self._open.add(worker)
+        self._reachable.opened(worker)
         self._troubles.pop(worker, None)
-        self._copies = self._table.copy()  # a worker that comes back may hold what it lacked
-        self._is_available = self._availability()
         for work in self._works.values():
             work.late.pop(worker, None)
             work.failed.pop(worker, None)
         return self._dispatch_unplaced(now_s)
 
     def _broken(self, worker: WorkerId, reason: str, now_s: float) -> list[Action]:
-        self._open.discard(worker)
+        self._reachable.broken(worker)
         self._troubles[worker] = reason
-        self._is_available = self._availability()
         owed = [sent for sent in self._sent.values() if sent.worker == worker]
         for sent in owed:
             del self._sent[sent.key.send]
         return [action for sent in owed for action in self._resend(sent, now_s)]
 
     def _published(self, placement: Placement, now_s: float) -> list[Action]:
-        if placement.epoch < self._placement.epoch:
+        if placement.epoch < self.placement.epoch:
             return []
-        self._use(placement)
+        self._reachable.use(placement)
         return self._dispatch_unplaced(now_s)
 
     def _tick(self, now_s: float) -> list[Action]:
@@ -233,7 +230,7 @@ class TokenDispatcher:
         waiting = [work for work in self._works.values() if work.unplaced.size]
         for work in waiting:
             work.failed.clear()
-        actions = self._refresh(now_s) if waiting or self._is_lacking else []
+        actions = self._refresh(now_s) if waiting or self._reachable.is_lacking else []
         return [*actions, *self._dispatch_unplaced(now_s)]
 
     def _resend(self, sent: _Sent, now_s: float) -> list[Action]:
@@ -253,13 +250,7 @@ class TokenDispatcher:
         self, work: LayerWork, positions: IntArray | None, now_s: float, is_again: bool = False
     ) -> list[Action]:
         """Send the pairs at `positions` (None: all) to copies that can be asked; keep the rest for later."""
-        submit = work.submit
-        is_available = self._is_available
-        if work.late or work.failed:
-            avoided = [self._index[worker] for worker in (*work.late, *work.failed) if worker in self._index]
-            is_available = is_available.copy()
-            is_available[avoided] = False
-        plan = dispatch_plan(submit.expert_ids, self._copies[submit.layer], is_available, positions)
+        plan = self._reachable.plan(work.submit, positions, (*work.late, *work.failed))
         actions: list[Action] = [self._send(work, send, now_s) for send in plan.sends]
         self.counters.sends += len(plan.sends)
         self.counters.resends += len(plan.sends) if is_again else 0
@@ -272,12 +263,12 @@ class TokenDispatcher:
         submit = work.submit
         key = FrameKey(self.incarnation, submit.step, submit.layer, submit.micro_batch, self._next_send)
         self._next_send += 1
-        worker = self._placement.workers[plan.worker]
+        worker = self.placement.workers[plan.worker]
         late_at_s = now_s + self._limits.reply_timeout_s
         self._sent[key.send] = _Sent(key, worker, submit.ticket, plan.positions, late_at_s)
         is_whole = plan.row_ids.shape[0] == submit.hidden.shape[0]
         rows = submit.hidden if is_whole else submit.hidden[torch.from_numpy(plan.row_ids)]
-        return Send(worker, ExpertRequest(key, self._placement.epoch, rows, plan.pair_rows, plan.expert_ids))
+        return Send(worker, ExpertRequest(key, self.placement.epoch, rows, plan.pair_rows, plan.expert_ids))
 
     def _complete(self, work: LayerWork) -> list[Action]:
         self._forget(work.submit.ticket)
@@ -298,31 +289,12 @@ class TokenDispatcher:
             return []
         self._refresh_at_s = now_s + self._limits.refresh_interval_s
         self._refreshed_at_s = now_s
-        return [RefreshPlacement(self._placement.epoch)]
-
-    def _use(self, placement: Placement) -> None:
-        self._placement = placement
-        self._index = {worker: index for index, worker in enumerate(placement.workers)}
-        self._table = placement.copy_table()
-        self._copies = self._table.copy()
-        self._is_lacking = False
-        self._is_available = self._availability()
-
-    def _availability(self) -> np.ndarray:
-        return np.array([worker in self._open for worker in self._placement.workers])
-
-    def _strike(self, sent: _Sent, expert_ids: IntArray) -> None:
-        """Take copies that turned out not to exist out of the table, until a placement or the worker comes anew."""
-        self._is_lacking = True
-        index = self._index.get(sent.worker)
-        if index is not None:
-            copies = self._copies[sent.key.layer]
-            copies[expert_ids] = np.where(copies[expert_ids] == index, NO_COPY, copies[expert_ids])
+        return [RefreshPlacement(self.placement.epoch)]
 
     def _loss(self, work: LayerWork) -> WorkerLost:
         submit = work.submit
         experts = np.unique(submit.expert_ids.reshape(-1)[work.missing(np.arange(submit.expert_ids.size))]).tolist()
-        holders = {worker for expert in experts for worker in self._placement.holders(submit.layer, expert)}
+        holders = {worker for expert in experts for worker in self.placement.holders(submit.layer, expert)}
         troubles = {**self._troubles, **work.late, **work.failed}
         told = "; ".join(f"{worker}: {troubles.get(worker, 'no answer')}" for worker in sorted(holders))
         return WorkerLost(

@@ -1,0 +1,65 @@
+"""ReachableCopies: which copies of which experts a dispatcher can ask, by placement, open streams and experience."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from cluster.experts.dispatch_events import Submit
+from cluster.experts.dispatch_plan import DispatchPlan, dispatch_plan
+from cluster.experts.placement import NO_COPY, IntArray, Placement, WorkerId
+
+
+class ReachableCopies:
+    """A placement, less the workers without a stream and the copies that turned out not to exist."""
+
+    def __init__(self, placement: Placement) -> None:
+        """Start with no stream open."""
+        self.open: set[WorkerId] = set()
+        self.use(placement)
+
+    def use(self, placement: Placement) -> None:
+        """Go by `placement` from now on, and believe all of it."""
+        self.placement = placement
+        self._index = {worker: index for index, worker in enumerate(placement.workers)}
+        self._table = placement.copy_table()
+        self._update()
+
+    @property
+    def is_lacking(self) -> bool:
+        """Say whether some worker did not hold what the placement promises."""
+        return self._is_lacking
+
+    def opened(self, worker: WorkerId) -> None:
+        """A worker can be asked; one that comes back may hold what it lacked."""
+        self.open.add(worker)
+        self._update()
+
+    def broken(self, worker: WorkerId) -> None:
+        """A worker can no longer be asked."""
+        self.open.discard(worker)
+        self._is_available = self._availability()
+
+    def lacking(self, worker: WorkerId, layer: int, expert_ids: IntArray) -> None:
+        """Do not ask `worker` for these experts until it, or a placement, comes anew."""
+        self._is_lacking = True
+        index = self._index.get(worker)
+        if index is not None:
+            copies = self._copies[layer]
+            copies[expert_ids] = np.where(copies[expert_ids] == index, NO_COPY, copies[expert_ids])
+
+    def plan(self, submit: Submit, positions: IntArray | None, avoided: Iterable[WorkerId]) -> DispatchPlan:
+        """Plan the pairs at `positions` (None: all) of a layer without asking `avoided`."""
+        is_available = self._is_available
+        indices = [self._index[worker] for worker in avoided if worker in self._index]
+        if indices:
+            is_available = is_available.copy()
+            is_available[indices] = False
+        return dispatch_plan(submit.expert_ids, self._copies[submit.layer], is_available, positions)
+
+    def _update(self) -> None:
+        self._copies = self._table.copy()
+        self._is_lacking = False
+        self._is_available = self._availability()
+
+    def _availability(self) -> np.ndarray:
+        return np.array([worker in self.open for worker in self.placement.workers])
