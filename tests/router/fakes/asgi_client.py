@@ -22,7 +22,12 @@ class AsgiClient:
         self.app = create_app(self.service, hand_config(**edge), keys or KeyRing())
 
     def request(
-        self, method: str, path: str, json: Any = None, content: bytes | None = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """Return the response to one request."""
 
