@@ -4,6 +4,7 @@ Where a pair is computed never changes what comes out, so the plan is free to ch
 to as few workers as possible, because each message costs more than its rows; a large one is balanced.
 """
 
+import itertools
 import sys
 from dataclasses import dataclass
 
@@ -46,58 +47,80 @@ class DispatchPlan:
 
 
 def dispatch_plan(
-    expert_ids: IntArray, copies: IntArray, is_available: BoolArray, positions: IntArray | None = None
+    expert_ids: IntArray, copies: IntArray, num_workers: int, positions: IntArray | None = None
 ) -> DispatchPlan:
     """Plan the pairs at `positions` (ascending, by default all) of expert_ids [T, K].
 
-    copies [E, C] holds the worker indices of each expert's copies, filled up with NO_COPY; is_available [W] says which
-    workers can be asked. All pairs of one expert go to one worker.
+    copies [E, C] holds the worker indices, below `num_workers`, of those copies of each expert that can be asked,
+    filled up with NO_COPY. All pairs of one expert go to one worker.
     """
     num_chosen = expert_ids.shape[1]
     flat = expert_ids.reshape(-1)
     if positions is None:
         positions = np.arange(flat.shape[0])
     wanted = flat[positions]
-    workers = choose_copies(np.bincount(wanted, minlength=copies.shape[0]), copies, is_available)[wanted]
+    workers = choose_copies(np.bincount(wanted, minlength=copies.shape[0]), copies, num_workers)[wanted]
     order = np.argsort(workers, kind="stable")  # by worker, and by position within a worker
-    bounds = np.searchsorted(workers[order], np.arange(is_available.shape[0] + 1))
+    by_worker = _SortedPairs(workers[order], positions[order], wanted[order], num_chosen)
+    bounds = np.searchsorted(by_worker.workers, np.arange(num_workers + 1)).tolist()
     sends = [
-        _worker_plan(worker, positions[order[bounds[worker] : bounds[worker + 1]]], flat, num_chosen)
-        for worker in range(is_available.shape[0])
-        if bounds[worker] < bounds[worker + 1]
+        by_worker.plan(worker, start, end)
+        for worker, (start, end) in enumerate(itertools.pairwise(bounds))
+        if start < end
     ]
-    return DispatchPlan(tuple(sends), positions[order[: bounds[0]]])
+    return DispatchPlan(tuple(sends), by_worker.positions[: bounds[0]])
 
 
-def _worker_plan(worker: int, positions: IntArray, flat: IntArray, num_chosen: int) -> WorkerPlan:
-    rows = positions // num_chosen  # ascending, because positions are
-    is_new = np.empty(rows.shape[0], dtype=np.bool_)
-    is_new[0] = True
-    np.not_equal(rows[1:], rows[:-1], out=is_new[1:])
-    return WorkerPlan(worker, rows[is_new], np.cumsum(is_new) - 1, flat[positions], positions)
+class _SortedPairs:
+    """All pairs of a plan, sorted by worker and position: a worker's part is a slice of each array."""
+
+    def __init__(self, workers: IntArray, positions: IntArray, expert_ids: IntArray, num_chosen: int) -> None:
+        self.workers = workers
+        self.positions = positions
+        self._expert_ids = expert_ids
+        rows = positions // num_chosen  # ascending within a worker, because positions are
+        is_new = np.ones(rows.shape[0], dtype=np.bool_)
+        is_new[1:] = (rows[1:] != rows[:-1]) | (workers[1:] != workers[:-1])
+        self._row_ids = rows[is_new]
+        self._pair_rows = np.cumsum(is_new) - 1  # index into _row_ids
+
+    def plan(self, worker: int, start: int, end: int) -> WorkerPlan:
+        """Return the plan of the worker whose pairs these are."""
+        first, last = int(self._pair_rows[start]), int(self._pair_rows[end - 1])
+        return WorkerPlan(
+            worker,
+            self._row_ids[first : last + 1],
+            self._pair_rows[start:end] - first,
+            self._expert_ids[start:end],
+            self.positions[start:end],
+        )
 
 
-def choose_copies(num_rows: IntArray, copies: IntArray, is_available: BoolArray) -> IntArray:
+def reachable(copies: IntArray, is_available: BoolArray) -> IntArray:
+    """Return the copies [..., C] on workers that are available [W], the others replaced by NO_COPY."""
+    return np.where((copies != NO_COPY) & is_available[copies], copies, NO_COPY)
+
+
+def choose_copies(num_rows: IntArray, copies: IntArray, num_workers: int) -> IntArray:
     """Return [E]: the worker that computes each expert, NO_COPY where none can or nothing is asked.
 
     num_rows [E] counts the rows of each expert in this layer.
     """
-    usable = np.where((copies != NO_COPY) & is_available[copies], copies, NO_COPY)
-    active = np.flatnonzero((num_rows > 0) & (usable != NO_COPY).any(axis=1))
+    active = np.flatnonzero(num_rows)
     chosen = np.full(num_rows.shape[0], NO_COPY, dtype=np.int64)
     if copies.shape[1] == 1:
-        chosen[active] = usable[active, 0]
+        chosen[active] = copies[active, 0]
     elif int(num_rows.sum()) <= FEW_PAIRS:
-        _cover(active, usable, is_available.shape[0], chosen)
+        _cover(active, copies[active], num_workers, chosen)
     else:
-        _balance(active, usable, num_rows, chosen)
+        _balance(active, copies[active], num_rows[active], chosen)
     return chosen
 
 
-def _cover(active: IntArray, usable: IntArray, num_workers: int, chosen: IntArray) -> None:
+def _cover(active: IntArray, copies: IntArray, num_workers: int, chosen: IntArray) -> None:
     """Give each active expert a worker, again and again the one that covers most of those left."""
-    holds = (usable[active][:, :, None] == np.arange(num_workers)).any(axis=1)  # [A, W]
-    left = np.ones(active.shape[0], dtype=np.bool_)
+    holds = (copies[:, :, None] == np.arange(num_workers)).any(axis=1)  # [A, W]
+    left = holds.any(axis=1)
     while left.any():
         best = int(np.argmax(holds[left].sum(axis=0)))
         covered = left & holds[:, best]
@@ -105,13 +128,13 @@ def _cover(active: IntArray, usable: IntArray, num_workers: int, chosen: IntArra
         left &= ~covered
 
 
-def _balance(active: IntArray, usable: IntArray, num_rows: IntArray, chosen: IntArray) -> None:
+def _balance(active: IntArray, copies: IntArray, num_rows: IntArray, chosen: IntArray) -> None:
     """Give each active expert a worker, the one with most rows first, each time the copy with the least to do."""
-    by_rows = active[np.argsort(-num_rows[active], kind="stable")]
-    load: dict[int, int] = {NO_COPY: sys.maxsize}
+    by_rows = np.argsort(-num_rows, kind="stable")
+    load: dict[int, int] = {NO_COPY: sys.maxsize}  # so that it is the last choice
     workers: list[int] = []
-    for copies, rows in zip(usable[by_rows].tolist(), num_rows[by_rows].tolist(), strict=True):
-        best = min(copies, key=lambda worker: load.get(worker, 0))
+    for holders, rows in zip(copies[by_rows].tolist(), num_rows[by_rows].tolist(), strict=True):
+        best = min(holders, key=lambda worker: load.get(worker, 0))
         load[best] = load.get(best, 0) + rows + EXPERT_COST_ROWS
         workers.append(best)
-    chosen[by_rows] = workers
+    chosen[active[by_rows]] = workers

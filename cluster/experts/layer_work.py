@@ -26,6 +26,7 @@ class LayerWork:
         num_pairs = submit.expert_ids.size
         self._is_filled = np.zeros(num_pairs, dtype=np.bool_)
         self._num_missing = num_pairs
+        self._rows: ByteRows = byte_rows(submit.hidden.contiguous())
         self._outputs = torch.empty((num_pairs, submit.hidden.shape[1]), dtype=output_dtype)
         self._output_bytes: ByteRows = byte_rows(self._outputs)
 
@@ -38,6 +39,10 @@ class LayerWork:
     def num_missing(self) -> int:
         """Return the pairs that have not been answered."""
         return self._num_missing
+
+    def rows(self, row_ids: IntArray) -> ByteRows:
+        """Return the input rows with these ascending ids as bytes; a view if they are all."""
+        return self._rows if row_ids.shape[0] == self._rows.shape[0] else self._rows[row_ids]
 
     def missing(self, positions: IntArray) -> IntArray:
         """Return those of `positions` that have not been answered."""

@@ -68,8 +68,10 @@ class ExpertRequest:
     key: FrameKey
     epoch: int
     """Of the placement that the dispatcher sends by."""
-    rows: Tensor
-    """[R, H] in the expert input dtype, on the host."""
+    dtype: torch.dtype
+    """The expert input dtype."""
+    rows: ByteRows
+    """[R, H * itemsize]."""
     pair_rows: IntArray
     """[P] indices into rows."""
     expert_ids: IntArray
@@ -126,13 +128,22 @@ def byte_rows(rows: Tensor) -> ByteRows:
     return rows.view(torch.uint8).numpy()
 
 
+def tensor_rows(rows: ByteRows, dtype: torch.dtype) -> Tensor:
+    """Return a view of rows as bytes [R, H * itemsize], which can be written to, as [R, H]."""
+    return torch.from_numpy(rows).view(dtype)
+
+
 def answer_request(shard: Shard, request: ExpertRequest, epoch: int, device: str = "cpu") -> Answer:
     """Return what `shard`, resident on `device`, answers to `request`; this is the worker's whole work."""
     layer = request.key.layer
     absent = [expert for expert in set(request.expert_ids.tolist()) if not shard.has(layer, expert)]
     if absent:
         return ExpertLacks(request.key, epoch, np.array(sorted(absent), dtype=np.int64))
-    inputs = (request.rows, torch.from_numpy(request.pair_rows), torch.from_numpy(request.expert_ids))
+    inputs = (
+        tensor_rows(request.rows, request.dtype),
+        torch.from_numpy(request.pair_rows),
+        torch.from_numpy(request.expert_ids),
+    )
     try:
         if device != "cpu":
             inputs = tuple(tensor.to(device) for tensor in inputs)

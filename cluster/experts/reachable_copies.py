@@ -1,11 +1,11 @@
 """ReachableCopies: which copies of which experts a dispatcher can ask, by placement, open streams and experience."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import numpy as np
 
 from cluster.experts.dispatch_events import Submit
-from cluster.experts.dispatch_plan import DispatchPlan, dispatch_plan
+from cluster.experts.dispatch_plan import DispatchPlan, dispatch_plan, reachable
 from cluster.experts.placement import NO_COPY, IntArray, Placement, WorkerId
 
 
@@ -37,7 +37,7 @@ class ReachableCopies:
     def broken(self, worker: WorkerId) -> None:
         """A worker can no longer be asked."""
         self.open.discard(worker)
-        self._is_available = self._availability()
+        self._reachable = self._without(())
 
     def lacking(self, worker: WorkerId, layer: int, expert_ids: IntArray) -> None:
         """Do not ask `worker` for these experts until it, or a placement, comes anew."""
@@ -46,20 +46,18 @@ class ReachableCopies:
         if index is not None:
             copies = self._copies[layer]
             copies[expert_ids] = np.where(copies[expert_ids] == index, NO_COPY, copies[expert_ids])
+            self._reachable = self._without(())
 
-    def plan(self, submit: Submit, positions: IntArray | None, avoided: Iterable[WorkerId]) -> DispatchPlan:
+    def plan(self, submit: Submit, positions: IntArray | None, avoided: Collection[WorkerId]) -> DispatchPlan:
         """Plan the pairs at `positions` (None: all) of a layer without asking `avoided`."""
-        is_available = self._is_available
-        indices = [self._index[worker] for worker in avoided if worker in self._index]
-        if indices:
-            is_available = is_available.copy()
-            is_available[indices] = False
-        return dispatch_plan(submit.expert_ids, self._copies[submit.layer], is_available, positions)
+        copies = self._without(avoided) if avoided else self._reachable
+        return dispatch_plan(submit.expert_ids, copies[submit.layer], len(self._index), positions)
 
     def _update(self) -> None:
         self._copies = self._table.copy()
         self._is_lacking = False
-        self._is_available = self._availability()
+        self._reachable = self._without(())
 
-    def _availability(self) -> np.ndarray:
-        return np.array([worker in self.open for worker in self.placement.workers])
+    def _without(self, avoided: Collection[WorkerId]) -> IntArray:
+        is_available = [worker in self.open and worker not in avoided for worker in self.placement.workers]
+        return reachable(self._copies, np.array(is_available))

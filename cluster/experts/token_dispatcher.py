@@ -266,9 +266,8 @@ class TokenDispatcher:
         worker = self.placement.workers[plan.worker]
         late_at_s = now_s + self._limits.reply_timeout_s
         self._sent[key.send] = _Sent(key, worker, submit.ticket, plan.positions, late_at_s)
-        is_whole = plan.row_ids.shape[0] == submit.hidden.shape[0]
-        rows = submit.hidden if is_whole else submit.hidden[torch.from_numpy(plan.row_ids)]
-        return Send(worker, ExpertRequest(key, self.placement.epoch, rows, plan.pair_rows, plan.expert_ids))
+        rows, dtype = work.rows(plan.row_ids), submit.hidden.dtype
+        return Send(worker, ExpertRequest(key, self.placement.epoch, dtype, rows, plan.pair_rows, plan.expert_ids))
 
     def _complete(self, work: LayerWork) -> list[Action]:
         self._forget(work.submit.ticket)

@@ -1,8 +1,8 @@
 """The frames of an expert stream: a fixed header, then bytes as they lie in memory. Neither protobuf nor pickle.
 
-    request   header | pairs [2, P] uint32: rows, experts | rows [R, H]
+    request   header | row of each pair [P] int64 | expert of each pair [P] int64 | rows [R, H]
     reply     header | outputs [P, H]
-    lacks     header | expert ids [P] uint32
+    lacks     header | expert ids [P] int64
     failure   header | text of P bytes, UTF-8
 
 All numbers are little-endian, tensors in the dtype that the header names. A frame is held to the format that both
@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cluster.errors import FrameError
 from cluster.experts.messages import (
@@ -25,9 +24,7 @@ from cluster.experts.messages import (
     ExpertRequest,
     FrameFormat,
     FrameKey,
-    byte_rows,
 )
-from cluster.experts.placement import IntArray
 
 PROTOCOL = 1
 """Version of the frames and of the service around them."""
@@ -37,7 +34,7 @@ HEADER_BYTES = _HEADER.size
 _REQUEST, _REPLY, _LACKS, _FAILURE = 1, 2, 3, 4
 _DTYPES = {torch.float32: 1, torch.bfloat16: 2}
 _MAX_TEXT_BYTES = 2000
-_PAIR = np.dtype("<u4")
+_INDEX = np.dtype("<i8")
 
 
 class _Header(NamedTuple):
@@ -63,18 +60,17 @@ class _Header(NamedTuple):
 def max_frame_bytes(frame_format: FrameFormat) -> int:
     """Return the size of the largest frame either way."""
     hidden, pairs = frame_format.hidden_size, frame_format.max_pairs
-    request = pairs * 2 * _PAIR.itemsize + frame_format.max_rows * hidden * frame_format.input_dtype.itemsize
+    request = pairs * 2 * _INDEX.itemsize + frame_format.max_rows * hidden * frame_format.input_dtype.itemsize
     reply = pairs * hidden * frame_format.output_dtype.itemsize
     return HEADER_BYTES + max(request, reply, _MAX_TEXT_BYTES)
 
 
 def encode_request(request: ExpertRequest) -> bytes:
     """Return the frame of `request`."""
-    rows = request.rows.contiguous()
-    pairs = np.stack((request.pair_rows, request.expert_ids)).astype(_PAIR)
-    shape = (rows.shape[0], pairs.shape[1], rows.shape[1])
-    header = _header(_REQUEST, _DTYPES[rows.dtype], request.key, request.epoch, shape)
-    return b"".join((header, pairs.data, byte_rows(rows).data))
+    num_rows, row_bytes = request.rows.shape
+    shape = (num_rows, request.expert_ids.shape[0], row_bytes // request.dtype.itemsize)
+    header = _header(_REQUEST, _DTYPES[request.dtype], request.key, request.epoch, shape)
+    return b"".join((header, request.pair_rows.data, request.expert_ids.data, request.rows.data))
 
 
 def encode_answer(answer: Answer, frame_format: FrameFormat) -> bytes:
@@ -82,7 +78,7 @@ def encode_answer(answer: Answer, frame_format: FrameFormat) -> bytes:
     if isinstance(answer, ExpertReply):
         kind, body, num_pairs = _REPLY, answer.outputs.data, answer.outputs.shape[0]
     elif isinstance(answer, ExpertLacks):
-        kind, body, num_pairs = _LACKS, answer.expert_ids.astype(_PAIR).data, answer.expert_ids.shape[0]
+        kind, body, num_pairs = _LACKS, answer.expert_ids.data, answer.expert_ids.shape[0]
     else:
         kind, body = _FAILURE, answer.message.encode()[:_MAX_TEXT_BYTES]
         num_pairs = len(body)
@@ -98,13 +94,16 @@ def decode_request(frame: bytes, frame_format: FrameFormat) -> ExpertRequest:
     _check_between("number of rows", num_rows, 1, frame_format.max_rows)
     _check_between("number of pairs", num_pairs, num_rows, num_rows * frame_format.experts_per_token)
     row_bytes = frame_format.hidden_size * frame_format.input_dtype.itemsize
-    rows_at = HEADER_BYTES + num_pairs * 2 * _PAIR.itemsize
+    experts_at = HEADER_BYTES + num_pairs * _INDEX.itemsize
+    rows_at = experts_at + num_pairs * _INDEX.itemsize
     _check_equal("length", len(frame), rows_at + num_rows * row_bytes)
-    pairs = np.frombuffer(frame, _PAIR, 2 * num_pairs, HEADER_BYTES).reshape(2, num_pairs).astype(np.int64)
-    _check_below(pairs[0], num_rows, "a pair's row")
-    _check_below(pairs[1], frame_format.num_experts, "a pair's expert")
-    rows = _rows(frame, rows_at, num_rows, frame_format)
-    return ExpertRequest(header.key, header.epoch, rows, pairs[0], pairs[1])
+    _check_below(frame, HEADER_BYTES, experts_at, num_rows, "a pair's row")
+    _check_below(frame, experts_at, rows_at, frame_format.num_experts, "a pair's expert")
+    body = bytearray(frame)  # tensors must lie in memory that could be written to
+    pair_rows = np.frombuffer(body, _INDEX, num_pairs, HEADER_BYTES)
+    expert_ids = np.frombuffer(body, _INDEX, num_pairs, experts_at)
+    rows = np.frombuffer(body, np.uint8, offset=rows_at).reshape(num_rows, row_bytes)
+    return ExpertRequest(header.key, header.epoch, frame_format.input_dtype, rows, pair_rows, expert_ids)
 
 
 def decode_answer(frame: bytes, frame_format: FrameFormat) -> Answer:
@@ -120,10 +119,9 @@ def decode_answer(frame: bytes, frame_format: FrameFormat) -> Answer:
         return ExpertFailure(header.key, header.epoch, frame[HEADER_BYTES:].decode(errors="replace"))
     _check_between("number of pairs", num_pairs, 1, frame_format.max_pairs)
     if header.kind == _LACKS:
-        _check_equal("length", len(frame), HEADER_BYTES + num_pairs * _PAIR.itemsize)
-        expert_ids = np.frombuffer(frame, _PAIR, num_pairs, HEADER_BYTES).astype(np.int64)
-        _check_below(expert_ids, frame_format.num_experts, "an absent expert")
-        return ExpertLacks(header.key, header.epoch, expert_ids)
+        _check_equal("length", len(frame), HEADER_BYTES + num_pairs * _INDEX.itemsize)
+        _check_below(frame, HEADER_BYTES, len(frame), frame_format.num_experts, "an absent expert")
+        return ExpertLacks(header.key, header.epoch, np.frombuffer(frame, _INDEX, num_pairs, HEADER_BYTES))
     _check_equal("kind", header.kind, _REPLY)
     row_bytes = frame_format.hidden_size * frame_format.output_dtype.itemsize
     _check_equal("length", len(frame), HEADER_BYTES + num_pairs * row_bytes)
@@ -148,14 +146,6 @@ def _open(frame: bytes, frame_format: FrameFormat, dtype: torch.dtype) -> _Heade
     return header
 
 
-def _rows(frame: bytes, offset: int, num_rows: int, frame_format: FrameFormat) -> Tensor:
-    """Copy the rows out of a frame: a tensor over the frame itself could be written to and might be misaligned."""
-    rows = torch.empty((num_rows, frame_format.hidden_size), dtype=frame_format.input_dtype)
-    flat = byte_rows(rows)
-    flat[:] = np.frombuffer(frame, np.uint8, offset=offset).reshape(flat.shape)
-    return rows
-
-
 def _check_equal(name: str, value: object, expected: object) -> None:
     if value != expected:
         raise FrameError(f"a frame's {name} is {value!r}, expected {expected!r}")
@@ -166,6 +156,11 @@ def _check_between(name: str, value: int, lowest: int, highest: int) -> None:
         raise FrameError(f"a frame's {name} is {value}, expected {lowest} to {highest}")
 
 
-def _check_below(values: IntArray, bound: int, name: str) -> None:
-    if values.max() >= bound:
-        raise FrameError(f"{name} in a frame is {values.max()}, expected 0..{bound - 1}")
+def _check_below(frame: bytes, start: int, end: int, bound: int, name: str) -> None:
+    """Hold the indices between two places to 0 .. bound - 1; read as unsigned, negative ones are too large as well.
+
+    Between messages everything has left the processor's caches, and the interpreter returns to them before numpy does.
+    """
+    largest = max(memoryview(frame)[start:end].cast("Q"))
+    if largest >= bound:
+        raise FrameError(f"{name} in a frame is {largest}, expected 0 to {bound - 1}")

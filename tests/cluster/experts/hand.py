@@ -10,8 +10,8 @@ from torch import Tensor
 
 from cluster.experts.expert_host import ExpertHost, MovableShard, WorkerIdentity
 from cluster.experts.handshake import Agreement
-from cluster.experts.messages import FrameFormat
-from cluster.experts.placement import ExpertKey, Placement
+from cluster.experts.messages import ExpertRequest, FrameFormat, FrameKey, byte_rows
+from cluster.experts.placement import ExpertKey, IntArray, Placement
 from model.checkpoint.weights import ExpertWeights
 from model.moe import Finished, GateOutput
 from model.mxfp4 import Mxfp4Tensor
@@ -87,6 +87,11 @@ def random_gate(rng: np.random.Generator, num_tokens: int, num_experts: int, num
     expert_ids = np.stack([rng.permutation(num_experts)[:num_chosen] for _ in range(num_tokens)])
     weights = rng.random((num_tokens, num_chosen), dtype=np.float32)
     return GateOutput(torch.from_numpy(expert_ids), torch.from_numpy(weights))
+
+
+def request_of(key: FrameKey, rows: Tensor, pair_rows: IntArray, expert_ids: IntArray, epoch: int = 0) -> ExpertRequest:
+    """Return a request for rows [R, H]."""
+    return ExpertRequest(key, epoch, rows.dtype, byte_rows(rows.contiguous()), pair_rows, expert_ids)
 
 
 def names(count: int) -> list[str]:

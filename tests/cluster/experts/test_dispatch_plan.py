@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.experts.dispatch_plan import EXPERT_COST_ROWS, DispatchPlan, choose_copies, dispatch_plan
+from cluster.experts.dispatch_plan import EXPERT_COST_ROWS, DispatchPlan, choose_copies, dispatch_plan, reachable
 from cluster.experts.placement import NO_COPY, IntArray, Placement
 from model.moe import GateOutput, HandExperts
 
@@ -35,7 +35,7 @@ def answers(plan: DispatchPlan, hidden: torch.Tensor, num_chosen: int) -> torch.
 def test_a_plan_computes_what_hand_experts_do(seed: int, num_tokens: int, num_chosen: int) -> None:
     expert_ids, copies, is_available = random_case(seed, num_tokens, num_chosen)
     hidden = torch.randn(num_tokens, 3)
-    plan = dispatch_plan(expert_ids, copies, is_available)
+    plan = dispatch_plan(expert_ids, reachable(copies, is_available), is_available.shape[0])
     gate = GateOutput(torch.from_numpy(expert_ids), torch.ones(num_tokens, num_chosen))
     expected = HandExperts().submit(0, hidden, gate).wait().clone()
     expected.view(num_tokens * num_chosen, -1)[plan.unplaced] = float("nan")
@@ -46,7 +46,7 @@ def test_a_plan_computes_what_hand_experts_do(seed: int, num_tokens: int, num_ch
 @pytest.mark.parametrize("seed", range(8))
 def test_every_pair_goes_once_and_only_to_a_reachable_copy(seed: int, num_tokens: int, num_chosen: int) -> None:
     expert_ids, copies, is_available = random_case(seed, num_tokens, num_chosen)
-    plan = dispatch_plan(expert_ids, copies, is_available)
+    plan = dispatch_plan(expert_ids, reachable(copies, is_available), is_available.shape[0])
     positions = np.concatenate([*(send.positions for send in plan.sends), plan.unplaced])
     assert sorted(positions.tolist()) == list(range(expert_ids.size))
     for send in plan.sends:
@@ -59,7 +59,7 @@ def test_every_pair_goes_once_and_only_to_a_reachable_copy(seed: int, num_tokens
 
 def test_one_plan_is_worked_out_by_hand() -> None:
     """Experts 0 and 2 live on worker 0, expert 1 on worker 1; row 1 goes to both, row 0 to worker 0 only, once."""
-    plan = dispatch_plan(np.array([[0, 2], [1, 0]]), np.array([[0], [1], [0]]), np.array([True, True]))
+    plan = dispatch_plan(np.array([[0, 2], [1, 0]]), np.array([[0], [1], [0]]), num_workers=2)
     first, second = plan.sends
     assert (first.worker, first.row_ids.tolist(), first.positions.tolist()) == (0, [0, 1], [0, 1, 3])
     assert (first.pair_rows.tolist(), first.expert_ids.tolist()) == ([0, 0, 1], [0, 2, 0])
@@ -68,21 +68,21 @@ def test_one_plan_is_worked_out_by_hand() -> None:
 
 
 def test_some_positions_alone_can_be_planned() -> None:
-    expert_ids, copies = np.array([[0, 1], [1, 0]]), np.array([[0], [1]])
-    plan = dispatch_plan(expert_ids, copies, np.array([True, False]), np.array([2, 3]))
+    expert_ids, copies = np.array([[0, 1], [1, 0]]), np.array([[0], [NO_COPY]])
+    plan = dispatch_plan(expert_ids, copies, 2, np.array([2, 3]))
     assert [send.positions.tolist() for send in plan.sends] == [[3]]
     assert plan.unplaced.tolist() == [2]
 
 
 def test_no_rows_need_no_sends() -> None:
-    plan = dispatch_plan(np.zeros((0, 4), dtype=np.int64), np.array([[0, 1]]), np.array([True, True]))
+    plan = dispatch_plan(np.zeros((0, 4), dtype=np.int64), np.array([[0, 1]]), num_workers=2)
     assert plan.sends == ()
     assert plan.unplaced.size == 0
 
 
 def test_few_rows_go_to_as_few_workers_as_hold_their_experts() -> None:
     copies = Placement.uniform(1, 8, list("abcd"), copies=2).copy_table()[0]
-    plan = dispatch_plan(np.array([[0, 3, 4, 7]]), np.array(copies), np.ones(4, dtype=np.bool_))
+    plan = dispatch_plan(np.array([[0, 3, 4, 7]]), copies, num_workers=4)
     holders = [set(copies[expert].tolist()) for expert in (0, 3, 4, 7)]
     fewest = min(n for n in range(1, 5) for pick in _subsets(4, n) if all(each & pick for each in holders))
     assert len(plan.sends) == fewest
@@ -95,7 +95,7 @@ def _subsets(count: int, size: int) -> list[set[int]]:
 def test_many_rows_are_balanced_over_the_copies() -> None:
     """Both workers hold all experts: 56 rows of expert 0 weigh as much as 20 each of experts 1 and 2."""
     num_rows = np.array([20 + 20 + EXPERT_COST_ROWS, 20, 20])
-    chosen = choose_copies(num_rows, np.array([[0, 1]] * 3), np.array([True, True]))
+    chosen = choose_copies(num_rows, np.array([[0, 1]] * 3), num_workers=2)
     assert chosen.tolist() == [0, 1, 1]
 
 
@@ -104,6 +104,6 @@ def test_the_plan_for_many_rows_takes_no_time_per_row() -> None:
     copies = Placement.uniform(1, 8, list("abcd"), copies=2).copy_table()[0]
     small, large = (np.tile(np.arange(8).reshape(2, 4), (repeat, 1)) for repeat in (32, 256))
     for expert_ids in (small, large):
-        plan = dispatch_plan(expert_ids, copies, np.ones(4, dtype=np.bool_))
+        plan = dispatch_plan(expert_ids, copies, num_workers=4)
         assert len(plan.sends) == 4
         assert [send.positions.size for send in plan.sends] == [expert_ids.size // 4] * 4

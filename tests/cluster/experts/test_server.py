@@ -22,7 +22,7 @@ from cluster.experts.server import SERVICE, ExpertServer, ServerOptions
 from cluster.experts.wire import HEADER_BYTES, decode_answer, encode_request
 from protos import expert_pb2 as pb
 from protos import expert_pb2_grpc as rpc
-from tests.cluster.experts.hand import AGREEMENT, SECRET, HandShard, frame_format, hand_host, until
+from tests.cluster.experts.hand import AGREEMENT, SECRET, HandShard, frame_format, hand_host, request_of, until
 from tests.cluster.experts.served import Events, client_options, nothing_left, served
 
 WIRE = frame_format()
@@ -42,7 +42,7 @@ def shard() -> HandShard:
 
 def request(send: int = 0, expert: int = 3, num_rows: int = 1) -> ExpertRequest:
     rows = torch.full((num_rows, WIRE.hidden_size), 5.0)
-    return ExpertRequest(FrameKey(1, 0, 0, 0, send), 0, rows, np.arange(num_rows), np.full(num_rows, expert))
+    return request_of(FrameKey(1, 0, 0, 0, send), rows, np.arange(num_rows), np.full(num_rows, expert))
 
 
 def hello(channel: grpc.Channel, metadata: Any = METADATA) -> pb.HelloReply:

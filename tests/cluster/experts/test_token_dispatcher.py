@@ -22,7 +22,7 @@ from cluster.experts.dispatch_events import (
     Submit,
     Tick,
 )
-from cluster.experts.messages import ExpertFailure, ExpertLacks, ExpertReply, ExpertRequest, answer_request
+from cluster.experts.messages import ExpertFailure, ExpertLacks, ExpertReply, ExpertRequest, answer_request, tensor_rows
 from cluster.experts.placement import Placement
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
 from tests.cluster.experts.hand import HandShard
@@ -86,7 +86,7 @@ def test_a_layer_completes_once_when_all_have_answered_in_any_order() -> None:
     for turned in (False, True):
         machine = dispatcher(one_copy(), "a", "b")
         order = sends(submit(machine))
-        assert [(send.worker, send.request.rows.tolist()) for send in order] == [
+        assert [(send.worker, tensor_rows(send.request.rows, torch.float32).tolist()) for send in order] == [
             ("a", HIDDEN.tolist()),
             ("b", [[10.0, 20.0]]),
         ]
