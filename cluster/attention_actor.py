@@ -21,7 +21,7 @@ from cluster.engine.stats import EngineStats
 from cluster.errors import ClusterError, EngineStopped
 from cluster.held_sequences import HeldSequences
 from cluster.progress_reporter import ProgressReporter
-from cluster.ray_runtime import NAMESPACE
+from cluster.ray_runtime import NAMESPACE, node_name
 from cluster.sequence_end import SequenceEnd
 from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
 from model.errors import ModelError
@@ -133,7 +133,7 @@ class AttentionReplica:
             "attention",
             READY if engine.stopped_because is None else FAILED,
             is_ready=engine.stopped_because is None,
-            detail=engine.stopped_because or self._address,
+            detail=engine.stopped_because or f"{self._address} on {node_name()}",
             facts={"fingerprint": self._side.fingerprint, "kernel_backend": self._side.kernel_backend},
             stats=engine_gauges(engine.stats()),
         )

@@ -15,7 +15,7 @@ import ray
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import READY, ComponentReport, Member
 from cluster.progress_reporter import ProgressReporter
-from cluster.ray_runtime import NAMESPACE, read_value
+from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.supervision import StoredState
 
 _CHECK_INTERVAL_S = 2.0
@@ -60,7 +60,7 @@ class ExpertWorker:
         options = ServerOptions(seat.secret, host, (first, last))
         self._server, port = serve_share(seat.spec, seat.index, options, self._reporter.loading)
         address = f"{host}:{port}"
-        detail = f"{address}, incarnation {seat.incarnation}"
+        detail = f"{address} on {node_name()}, incarnation {seat.incarnation}"
         self._send(ComponentReport(seat.worker_id, "worker", READY, is_ready=True, detail=detail))
         return Member(seat.worker_id, seat.index, seat.incarnation, address)
 

@@ -29,7 +29,7 @@ PACKAGES_ROOT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Nearly the least Ray takes: tensors never cross its object store, and this one is a file of the run's directory."""
 _WARDEN_TIMEOUT_S = warden.SWEEP_TIMEOUT_S + 5
-_MAX_TEMP_PATH_CHARS = 12
+_MAX_TEMP_PATH_CHARS = 13
 """Longer, and the paths of the sockets of Ray and HAProxy pass what Unix allows."""
 _HAPROXY_SCRIPT = """\
 #!/bin/sh
@@ -138,6 +138,13 @@ def lacking(wanted: Mapping[str, float], available: Mapping[str, float]) -> dict
     """Return by how much `available` falls short of `wanted`, by resource name; empty if it suffices."""
     short = {name: amount - available.get(name, 0.0) for name, amount in wanted.items()}
     return {name: amount for name, amount in short.items() if amount > 1e-9}
+
+
+def node_name() -> str:
+    """Return a short name of the Ray node that this process runs on."""
+    import ray
+
+    return f"node {ray.get_runtime_context().get_node_id()[:8]}"
 
 
 def write_value(key: str, value: str) -> None:

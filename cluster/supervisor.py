@@ -24,7 +24,7 @@ from cluster.reconcile import Rest
 from cluster.supervision import Share, StoredState, Supervision
 
 TICK_S = 0.5
-WATCH_TIMEOUT_S = 5.0
+WATCH_TIMEOUT_S = 2.0
 """How long `watch` waits for a newer epoch before it returns without one."""
 REPORT_LIFE_S = 20.0
 """A replica that has not reported for so long is no longer counted."""

@@ -4,12 +4,14 @@ The cluster form runs on a Ray of its own, or joins the one that RAY_ADDRESS nam
 """
 
 import http.client
+import io
 import os
 import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from types import FrameType
 from typing import Any
 
@@ -31,6 +33,8 @@ LEASE_S = 30.0
 _LEASE_INTERVAL_S = 3.0
 _POLL_INTERVAL_S = 0.25
 _CALL_TIMEOUT_S = 10.0
+_SILENCE_S = 120.0
+"""How long the supervisor may be silent: a busy machine is slow to start a process, and Ray to start one anew."""
 _HTTP_TIMEOUT_S = 30.0
 _TAKE_DOWN_TIMEOUT_S = 30.0
 SERVE = "serve"
@@ -66,7 +70,7 @@ def serve(config: Config, console: Console, on_ready: OnReady = lambda _: None) 
 
 def _serve_on_ray(config: Config, console: Console, address: str | None, started_s: float, on_ready: OnReady) -> None:
     with console.status("starting Ray" if not address else f"joining Ray at {address}"):
-        runtime = join_ray(address) if address else start_own_ray()
+        runtime = _start_or_join(address)
     _interrupt_on_sigterm()  # again: Ray has put its own handler there
     from ray.exceptions import RayError
 
@@ -86,6 +90,15 @@ def _serve_on_ray(config: Config, console: Console, address: str | None, started
             application.take_down()
 
 
+def _start_or_join(address: str | None) -> RayRuntime:
+    try:
+        return join_ray(address) if address else start_own_ray()
+    except Exception as error:
+        # Ray has no class of its own for a part of it that does not come up.
+        what = f"the Ray at {address} cannot be joined" if address else "Ray did not start"
+        raise StartFailed(f"{what}: {error}") from error
+
+
 class _Application:
     """The application on Ray, owned by this process."""
 
@@ -95,6 +108,7 @@ class _Application:
         self._started_serve = False
         self._supervisor: Any = None
         self._renewed_at_s = float("-inf")
+        self._heard_at_s = time.monotonic()
 
     def deploy(self, view: StartupView) -> None:
         """Start Serve, then the supervisor, which begins with the workers, and the deployments.
@@ -121,33 +135,35 @@ class _Application:
         """Show progress until Serve says that all deployments run and HTTP answers; raise StartFailed if one cannot."""
         while not self._is_running():
             status = self.status()
-            view.show(readiness_of(status).components)
-            _raise_failure(status)
+            if status is not None:
+                view.show(readiness_of(status).components)
+                _raise_failure(status)
             self._renew_lease()
             time.sleep(_POLL_INTERVAL_S)
         _wait_for_http(self._config)
 
-    def status(self) -> ClusterStatus:
-        """Return the supervisor's status."""
+    def status(self) -> ClusterStatus | None:
+        """Return the supervisor's status; None while it does not answer. Raise StartFailed if that goes on."""
         import ray
+        from ray.exceptions import GetTimeoutError, RayActorError
 
-        return ray.get(self._supervisor.status.remote(), timeout=_CALL_TIMEOUT_S)
+        try:
+            status: ClusterStatus = ray.get(self._supervisor.status.remote(), timeout=_CALL_TIMEOUT_S)
+        except (GetTimeoutError, RayActorError) as error:
+            if time.monotonic() - self._heard_at_s > _SILENCE_S:
+                raise StartFailed(f"the supervisor has not answered for {_SILENCE_S:g} s: {error}") from error
+            return None
+        self._heard_at_s = time.monotonic()
+        return status
 
     def hold(self) -> None:
         """Stay the owner until interrupted; raise StartFailed if the application ends for another reason."""
-        from ray.exceptions import RayError
-
-        seen_s = time.monotonic()
-        while time.monotonic() - seen_s < LEASE_S:
+        while True:
             self._renew_lease()
             time.sleep(_LEASE_INTERVAL_S)
-            try:
-                if not self.status().is_wanted:
-                    raise StartFailed("the application was taken down from elsewhere")
-                seen_s = time.monotonic()
-            except RayError:
-                continue
-        raise StartFailed(f"Ray, or the supervisor on it, has not answered for {LEASE_S:g} s")
+            status = self.status()
+            if status is not None and not status.is_wanted:
+                raise StartFailed("the application was taken down from elsewhere")
 
     def take_down(self) -> None:
         """Remove all that is ours; with an own Ray, that is everything."""
@@ -207,7 +223,9 @@ class _Application:
         while (_our_actors() or APPLICATION in _applications()) and time.monotonic() < deadline_s:
             time.sleep(_POLL_INTERVAL_S)
         if self._started_serve and not _applications():
-            ray_serve.shutdown()
+            # Ray would tell the terminal that the controller did not survive its own shutdown.
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                ray_serve.shutdown()
 
 
 def wanted_resources(config: Config) -> dict[str, float]:

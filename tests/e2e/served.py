@@ -46,12 +46,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(preset: str, *arguments: str) -> Generator[Served]:
-    """Start `expertmesh serve PRESET`, yield it when /ready says so, end it with Ctrl-C's signal and check the end."""
+def served(preset: str, *arguments: str, joins_ray: bool = False) -> Generator[Served]:
+    """Start `expertmesh serve PRESET`, yield it when /ready says so, end it with Ctrl-C's signal and check the end.
+
+    It runs on a Ray of its own unless it `joins_ray`, the one that the environment names.
+    """
     http_port, grpc_port = free_port(), free_port()
     command = [sys.executable, "-m", "router.cli", "serve", preset, "--port", str(http_port)]
     command += ["--grpc-port", str(grpc_port), *arguments]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {key: value for key, value in os.environ.items() if joins_ray or key != "RAY_ADDRESS"}
     with tempfile.TemporaryDirectory(prefix="em") as directory:
         log = Path(directory) / "serve.log"
         began = time.monotonic()
