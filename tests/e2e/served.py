@@ -65,7 +65,7 @@ def served(preset: str, *arguments: str, joins_ray: bool = False) -> Generator[S
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - it makes one system call
+                preexec_fn=_as_in_a_foreground,  # noqa: PLW1509 - it makes two system calls
             )
         try:
             wait_until_ready(process, http_port, log)
@@ -76,8 +76,9 @@ def served(preset: str, *arguments: str, joins_ray: bool = False) -> Generator[S
             kill_group(process)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end the server when the tests end, whatever ends them."""
+def _as_in_a_foreground() -> None:
+    """Heed Ctrl-C even if the tests run in the background, and end with the tests, whatever ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

