@@ -21,8 +21,9 @@ from cluster.engine.stats import EngineStats
 from cluster.errors import ClusterError, EngineStopped
 from cluster.held_sequences import HeldSequences
 from cluster.progress_reporter import ProgressReporter
-from cluster.ray_runtime import NAMESPACE, node_name
+from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.sequence_end import SequenceEnd
+from cluster.supervision import StoredState
 from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
 from model.errors import ModelError
 from model.sampling_params import SamplingParams
@@ -109,13 +110,15 @@ class AttentionReplica:
                 return membership
 
     def _watch(self) -> None:
-        """Report and follow the published memberships, for as long as the process lives."""
-        while True:
+        """Report and follow the published memberships; end the engine once the stored state wants none of this."""
+        while is_wanted(self._spec):
             membership = self._next_membership(self._report(), self._membership.epoch)
             if membership is not None:
                 self._membership = membership
                 if self._side.remote is not None:
                     self._side.remote.publish(membership)
+        logger.warning("this revision is not wanted any more: the engine ends")
+        self._side.close()
 
     def _next_membership(self, report: ComponentReport, epoch: int) -> Membership | None:
         """Return a membership newer than `epoch`, or None after a while; a supervisor that is away is waited for."""
@@ -146,6 +149,13 @@ class AttentionReplica:
 
     def _supervisor(self) -> Any:
         return ray.get_actor(self._spec.supervisor_name, namespace=NAMESPACE)
+
+
+def is_wanted(spec: ClusterSpec) -> bool:
+    """Return whether the stored state still wants this revision; only a supervisor takes that back."""
+    stored = read_value(spec.state_key)
+    is_current = read_value(spec.current_key) == spec.revision
+    return is_current and stored is not None and StoredState.from_json(stored).is_wanted
 
 
 def warm_up(engine: "EngineThread") -> None:

@@ -66,6 +66,8 @@ class ClusterStatus:
     copies: int
     components: tuple[ComponentReport, ...]
     is_wanted: bool = True
+    age_s: float = float("inf")
+    """How long the supervisor has lived: a young one has not heard from everybody yet."""
 
     @property
     def is_ready(self) -> bool:
@@ -76,6 +78,17 @@ class ClusterStatus:
     def failures(self) -> tuple[ComponentReport, ...]:
         """Return the reports of parts that could not start."""
         return tuple(report for report in self.components if report.stage == FAILED)
+
+
+SETTLE_S = 10.0
+"""After so long a supervisor has heard from everybody who lives."""
+
+
+def newest_known(last: ClusterStatus | None, fresh: ClusterStatus) -> ClusterStatus:
+    """Return the status to believe: a supervisor that has just started anew does not undo that the cluster serves."""
+    if last is not None and last.is_ready and not fresh.is_ready and fresh.age_s < SETTLE_S:
+        return last
+    return fresh
 
 
 READY = "ready"

@@ -55,6 +55,8 @@ class Observed:
     """By worker index, the newest incarnation that was ever made; 0 for none. Missing ones are 0 too."""
     is_application_up: bool = False
     """Whether the application that this supervisor answers for is deployed."""
+    is_application_leaving: bool = False
+    """Whether it was told to go and is given time for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def reconcile(desired: Desired, observed: Observed) -> Action:
 def _wind_down(observed: Observed) -> Action:
     """The application goes first, so that nothing asks for what is being removed."""
     if observed.is_application_up:
-        return TakeDownApplication()
+        return Rest() if observed.is_application_leaving else TakeDownApplication()
     if observed.workers:
         return RemoveWorker(observed.workers[0].index, observed.workers[0].incarnation)
     return Exit()

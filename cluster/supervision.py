@@ -31,6 +31,9 @@ MAX_RETRY_DELAY_S = 60.0
 APPLICATION_GRACE_S = 30.0
 """How long a deployed application may be missing before the supervisor takes it for deleted."""
 
+LEAVE_TIMEOUT_S = 20.0
+"""How long an application that was told to go keeps its workers."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -125,6 +128,7 @@ class Supervision:
         self._lease_until_s = None if stored.lease_s is None else clock.now_s() + stored.lease_s
         self._application_seen_s: float | None = None
         self._is_application_up = False
+        self._leaving_since_s: float | None = None
 
     @property
     def stored(self) -> StoredState:
@@ -196,12 +200,16 @@ class Supervision:
             self.abandon()
 
     def _observe(self) -> Observed:
+        leaving_since_s = self._leaving_since_s
+        is_leaving = leaving_since_s is not None
+        is_overdue = leaving_since_s is not None and self._clock.now_s() - leaving_since_s > LEAVE_TIMEOUT_S
         return Observed(
             workers=tuple(self._view(index, worker) for index, worker in sorted(self._workers.items())),
             older_actors=tuple(self._older),
             published=self._published(),
             last_incarnations=self._stored.last_incarnations,
-            is_application_up=self._is_application_up,
+            is_application_up=self._is_application_up and not is_overdue,
+            is_application_leaving=is_leaving,
         )
 
     def _view(self, index: int, worker: _Worker) -> WorkerView:
@@ -227,7 +235,7 @@ class Supervision:
                 self._older.remove(name)
                 self._machinery.stop_older(name)
             case TakeDownApplication():
-                self._is_application_up = False
+                self._leaving_since_s = self._clock.now_s()
                 self._machinery.take_down_application()
             case Exit():
                 self._machinery.exit()

@@ -70,6 +70,7 @@ class Supervisor:
         """Begin from the stored state, adopt the workers that still live, and start to reconcile."""
         self._spec = spec
         self._clock = clock or MonotonicClock()
+        self._started_s = self._clock.now_s()
         stored = read_value(spec.state_key)
         state = StoredState(secrets.token_hex(32)) if stored is None else StoredState.from_json(stored)
         share = Share(spec.experts.num_workers, spec.experts.copies)
@@ -109,6 +110,7 @@ class Supervisor:
             copies=self._spec.experts.copies,
             components=tuple(report for _, (_, report) in sorted(self._reports.items())),
             is_wanted=self._supervision.stored.is_wanted,
+            age_s=self._clock.now_s() - self._started_s,
         )
 
     async def secret(self) -> str:
@@ -170,7 +172,7 @@ class Supervisor:
             is_up = await asyncio.to_thread(self._machinery.is_application_up) if is_current else False
             if is_up is not None:
                 self._supervision.note_application(is_up)
-            await asyncio.sleep(_OBSERVE_INTERVAL_S)
+            await asyncio.sleep(_OBSERVE_INTERVAL_S if self._supervision.stored.is_wanted else TICK_S)
 
     def _adopt_workers(self, state: StoredState) -> None:
         for index, incarnation in enumerate(state.last_incarnations):

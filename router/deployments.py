@@ -23,7 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.attention_actor import AttentionReplica
 from cluster.clock import MonotonicClock
 from cluster.cluster_spec import ClusterSpec
-from cluster.cluster_status import ClusterStatus
+from cluster.cluster_status import ClusterStatus, newest_known
 from cluster.engine.sequence import SequenceRequest
 from cluster.errors import EngineStopped, QueueFull
 from cluster.ray_runtime import ATTENTION_RESOURCE
@@ -204,7 +204,7 @@ class SupervisorStatus:
     async def _ask(self) -> None:
         try:
             async with asyncio.timeout(_STATUS_TIMEOUT_S):
-                self._last = await find_supervisor(self._spec).status.remote()
+                self._last = newest_known(self._last, await find_supervisor(self._spec).status.remote())
         except (RayError, ValueError, TimeoutError):
             logger.warning("the supervisor does not answer; its last status holds")
         self._asked_at_s = self._clock.now_s()

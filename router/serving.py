@@ -39,9 +39,6 @@ _HTTP_TIMEOUT_S = 30.0
 _TAKE_DOWN_TIMEOUT_S = 30.0
 SERVE = "serve"
 """Name of Ray Serve among the components that are shown at start."""
-_FOREGROUND_DRAIN_S = 3.0
-"""Ctrl-C is to end within seconds: running requests get this long."""
-
 
 OnReady = Callable[[Config], None]
 """Called once, when requests are served, with the config whose ports are the real ones. It must return at once."""
@@ -65,7 +62,7 @@ def serve(config: Config, console: Console, on_ready: OnReady = lambda _: None) 
 
         serve_standalone(config, console, started_s, on_ready)
     else:
-        _serve_on_ray(_in_foreground(config), console, address, started_s, on_ready)
+        _serve_on_ray(config, console, address, started_s, on_ready)
 
 
 def _serve_on_ray(config: Config, console: Console, address: str | None, started_s: float, on_ready: OnReady) -> None:
@@ -300,12 +297,6 @@ def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.bind((host.strip("[]"), 0))
         return listener.getsockname()[1]
-
-
-def _in_foreground(config: Config) -> Config:
-    """Return the config as a foreground server wants it: it drains for seconds, not minutes."""
-    drain_s = min(config.attention.drain_timeout_s, _FOREGROUND_DRAIN_S)
-    return config.model_copy(update={"attention": config.attention.model_copy(update={"drain_timeout_s": drain_s})})
 
 
 def _interrupt_on_sigterm() -> None:

@@ -69,6 +69,8 @@ def test_older_revisions_go_before_anything_new_comes() -> None:
 def test_an_unwanted_application_goes_before_its_workers() -> None:
     observed = Observed(workers=workers(READY), is_application_up=True)
     assert reconcile(GONE, observed) == TakeDownApplication()
+    leaving = Observed(workers=workers(READY), is_application_up=True, is_application_leaving=True)
+    assert reconcile(GONE, leaving) == Rest(), "it keeps its workers until it has gone"
     assert reconcile(GONE, Observed(workers=workers(READY))) == RemoveWorker(0, 1)
     assert reconcile(GONE, Observed()) == Exit()
 
@@ -83,6 +85,7 @@ class World:
     published: Members | None = None
     made: dict[int, int] = field(default_factory=dict[int, int])
     is_application_up: bool = True
+    is_application_leaving: bool = False
     has_exited: bool = False
     created: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
 
@@ -103,7 +106,8 @@ class World:
     def observe(self) -> Observed:
         last = tuple(self.made.get(index, 0) for index in range(6))
         views = tuple(WorkerView(*key, state) for key, state in sorted(self.workers.items()))
-        return Observed(views, tuple(self.older), self.published, last, self.is_application_up)
+        is_up, is_leaving = self.is_application_up, self.is_application_leaving
+        return Observed(views, tuple(self.older), self.published, last, is_up, is_leaving)
 
     def apply(self, action: Action) -> None:
         match action:
@@ -119,13 +123,14 @@ class World:
             case Publish(members):
                 self.published = members
             case TakeDownApplication():
-                self.is_application_up = False
+                self.is_application_leaving = True
             case Exit():
                 self.has_exited = True
             case Rest():
                 pass
 
     def time_passes(self) -> None:
+        self.is_application_up = self.is_application_up and not self.is_application_leaving
         for key, state in self.workers.items():
             if state is STARTING:
                 self.workers[key] = READY

@@ -8,7 +8,7 @@ import pytest
 from cluster.clock import ManualClock
 from cluster.cluster_status import Member
 from cluster.reconcile import Rest
-from cluster.supervision import APPLICATION_GRACE_S, Share, StoredState, Supervision, retry_delay_s
+from cluster.supervision import APPLICATION_GRACE_S, LEAVE_TIMEOUT_S, Share, StoredState, Supervision, retry_delay_s
 
 
 @dataclass
@@ -19,7 +19,7 @@ class HandMachinery:
     workers: set[tuple[int, int]] = field(default_factory=set[tuple[int, int]])
     ever_made: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     stopped: list[str] = field(default_factory=list[str])
-    is_application_up: bool = False
+    is_application_leaving: bool = False
     has_exited: bool = False
 
     def store(self, state: StoredState) -> None:
@@ -39,7 +39,7 @@ class HandMachinery:
 
     def take_down_application(self) -> None:
         assert self.workers, "the application goes before its workers"
-        self.is_application_up = False
+        self.is_application_leaving = True
 
     def exit(self) -> None:
         self.has_exited = True
@@ -153,7 +153,6 @@ def test_an_owner_that_falls_silent_takes_everything_with_it() -> None:
     rig = Rig()
     rig.supervision.renew_lease(10)
     rig.all_ready()
-    rig.machinery.is_application_up = True
     rig.supervision.note_application(is_up=True)
     rig.clock.advance(9)
     rig.supervision.renew_lease(10)
@@ -162,11 +161,26 @@ def test_an_owner_that_falls_silent_takes_everything_with_it() -> None:
     assert not rig.machinery.has_exited
     rig.clock.advance(2)
     rig.settle()
+    assert rig.machinery.is_application_leaving
+    assert rig.machinery.workers, "the application needs its workers until it has gone"
+    rig.supervision.note_application(is_up=False)
+    rig.settle()
     assert rig.machinery.has_exited
     assert rig.machinery.workers == set()
-    assert not rig.machinery.is_application_up
     assert rig.machinery.stored is not None
     assert not rig.machinery.stored.is_wanted
+
+
+def test_an_application_that_does_not_go_is_not_waited_for_without_end() -> None:
+    rig = Rig()
+    rig.all_ready()
+    rig.supervision.note_application(is_up=True)
+    rig.supervision.abandon()
+    rig.settle()
+    assert not rig.machinery.has_exited
+    rig.clock.advance(LEAVE_TIMEOUT_S + 1)
+    rig.settle()
+    assert rig.machinery.has_exited
 
 
 def test_a_restarted_supervisor_remembers_that_it_has_an_owner() -> None:

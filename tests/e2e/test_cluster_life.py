@@ -47,6 +47,9 @@ def cluster(run_root: Path) -> Generator[Served]:
     """The tiny model on one attention replica and four expert workers, and its run directory gone afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", str(run_root))
+        # Proxies that lead nowhere: nothing inside may go through them.
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "grpc_proxy", "all_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
         with served("tiny") as server:
             patch.undo()
             yield server
@@ -112,6 +115,36 @@ def test_requests_go_on_through_the_death_of_a_worker_and_it_is_made_anew(client
     eventually(lambda: client.get("/ready").json()["placement"].startswith("4 of 4 workers"))
     assert complete_all(client) == expected
     assert workers[0] not in pids_titled(run_of(run_root), "ray::ExpertWorker")
+
+
+def test_the_death_of_the_supervisor_is_no_matter_and_it_comes_back_to_its_workers(
+    client: httpx.Client, run_root: Path
+) -> None:
+    expected = complete(client, seed=5)
+    workers = sorted(pids_titled(run_of(run_root), "ray::ExpertWorker"))
+    (supervisor,) = pids_titled(run_of(run_root), "ray::Supervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    assert complete(client, seed=5) == expected
+    eventually(lambda: pids_titled(run_of(run_root), "ray::Supervisor") not in ([], [supervisor]))
+    for _ in range(10):
+        assert complete(client, seed=5) == expected
+    eventually(lambda: client.get("/ready").json()["placement"].startswith("4 of 4 workers"))
+    assert sorted(pids_titled(run_of(run_root), "ray::ExpertWorker")) == workers, "a worker was made anew"
+
+
+def test_the_death_of_the_attention_replica_is_an_error_to_its_requests_and_another_one_comes(
+    client: httpx.Client, run_root: Path
+) -> None:
+    expected = complete(client, seed=6)
+    (attention,) = pids_titled(run_of(run_root), "ray::ServeReplica:expertmesh:Attention")
+    killer = threading.Timer(0.5, os.kill, (attention, signal.SIGKILL))
+    killer.start()
+    body = {"model": "tiny", "prompt": "x", "max_tokens": 3000, "seed": 1, "ignore_eos": True}
+    answer = client.post("/v1/completions", json=body)
+    assert answer.status_code in {500, 503}, answer.text
+    assert answer.json()["error"]["message"]
+    eventually(lambda: client.post("/v1/completions", json=body | {"max_tokens": 1}).status_code == 200, timeout_s=120)
+    assert complete(client, seed=6) == expected
 
 
 def test_a_client_that_leaves_frees_its_blocks(client: httpx.Client) -> None:

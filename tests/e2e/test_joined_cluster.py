@@ -9,7 +9,8 @@ from collections.abc import Generator
 import httpx
 import pytest
 
-from tests.e2e.served import Served, served
+from cluster.supervision import APPLICATION_GRACE_S
+from tests.e2e.served import Served, free_port, served
 from tests.support.ray_nodes import ray_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -21,6 +22,27 @@ print(*sorted(entry["name"] for entry in ray.util.list_named_actors(all_namespac
 """
 
 
+DEPLOY = """
+import os, sys
+import ray
+from ray import serve
+from router.config import load_config
+from router.deployments import APPLICATION, build
+ray.init(address="auto", log_to_driver=False)
+config = load_config("tiny", sys.argv[1:])
+serve.start(http_options={"port": config.edge.http.port})
+serve.run(build(config.model_dump(mode="json")), name=APPLICATION, route_prefix="/")
+os._exit(9)
+"""
+DELETE = """
+import ray
+from ray import serve
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+serve.delete("expertmesh")
+serve.shutdown()
+"""
+
+
 @pytest.fixture(scope="module")
 def nodes() -> Generator[dict[str, str]]:
     """The environment that joins a node for attention and two for experts."""
@@ -28,10 +50,23 @@ def nodes() -> Generator[dict[str, str]]:
         yield environment
 
 
+def run_program(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
+    """Run Python source that is a driver on the cluster; return its status and output."""
+    command = [sys.executable, "-c", *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return ended.returncode, ended.stdout
+
+
 def actor_names(environment: dict[str, str]) -> list[str]:
-    command = [sys.executable, "-c", LIST_ACTORS]
-    listed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
-    return listed.stdout.split()
+    status, output = run_program(environment, LIST_ACTORS)
+    assert status == 0
+    return output.split()
+
+
+def eventually_empty(environment: dict[str, str], timeout_s: float) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while left := actor_names(environment):
+        assert time.monotonic() < deadline_s, f"left on the cluster: {left}"
 
 
 def test_attention_and_workers_sit_on_different_nodes_and_leave_nothing(
@@ -52,9 +87,24 @@ def test_attention_and_workers_sit_on_different_nodes_and_leave_nothing(
         assert answer.json()["usage"]["completion_tokens"] == 4
         ours = actor_names(nodes)
         assert sum(":worker:" in name for name in ours) == 4
-    deadline_s = time.monotonic() + 30
-    while left := actor_names(nodes):
-        assert time.monotonic() < deadline_s, f"left on the cluster: {left}"
+    eventually_empty(nodes, timeout_s=30)
+
+
+def test_an_application_deployed_by_its_import_path_outlives_its_creator_and_ends_when_it_is_deleted(
+    nodes: dict[str, str],
+) -> None:
+    """What a RayService does: `router.deployments:build`, and no launcher that owns the application."""
+    http_port, grpc_port = free_port(), free_port()
+    settings = [f"edge.http.port={http_port}", f"edge.grpc.port={grpc_port}", 'experts.worker_resources={"expert": 1}']
+    status, _ = run_program(nodes, DEPLOY, *settings)
+    assert status == 9, "the creator died at once, as it was told to"
+    body = {"model": "tiny", "prompt": "Hello", "max_tokens": 4, "seed": 1}
+    url = f"http://127.0.0.1:{http_port}/v1/completions"
+    answer = httpx.post(url, json=body, trust_env=False, timeout=120)
+    assert answer.json()["usage"]["completion_tokens"] == 4
+    status, _ = run_program(nodes, DELETE)
+    assert status == 0
+    eventually_empty(nodes, timeout_s=APPLICATION_GRACE_S + 60)
 
 
 def node_of_component(server: Served) -> dict[str, str]:

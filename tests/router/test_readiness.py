@@ -1,8 +1,10 @@
 """What /ready says while the cluster comes up, and what /metrics sums."""
 
+from dataclasses import replace
+
 import pytest
 
-from cluster.cluster_status import FAILED, READY, ClusterStatus, ComponentReport
+from cluster.cluster_status import FAILED, READY, ClusterStatus, ComponentReport, newest_known
 from router.readiness import placement_text, readiness_of, stats_of
 
 WORKER_LOADING = ComponentReport("worker-1", "worker", "loading experts", done=8, total=16)
@@ -34,6 +36,16 @@ def test_progress_counts_what_is_still_missing() -> None:
     assert readiness.stage == "loading experts"
     assert "worker-1: loading experts" in readiness.detail
     assert [component.progress for component in readiness.components] == [1.0, 0.5]
+
+
+def test_a_supervisor_that_has_just_started_anew_does_not_undo_readiness() -> None:
+    serving, empty = status(ATTENTION_READY, WORKER_READY), status(WORKER_READY)
+    young, old = replace(empty, age_s=1.0), replace(empty, age_s=60.0)
+    assert newest_known(serving, young) is serving
+    assert newest_known(serving, old) is old
+    assert newest_known(None, young) is young
+    assert newest_known(empty, young) is young
+    assert newest_known(serving, replace(serving, age_s=1.0)) is not serving
 
 
 def test_one_attention_replica_that_serves_is_enough() -> None:
