@@ -12,25 +12,34 @@
 
 namespace {
 
-// Each output is the fused multiply-add over k = 0 .. K-1 in order: one accumulator, one tree. GROUPS groups of eight
-// features and ROWS rows only interleave independent sums.
+constexpr int64_t kPart = 32;  // inputs summed on their own before they join the total: rounding grows less
+
+// Each output is a sum over k in order: kPart fused products at a time, then the parts. GROUPS groups of eight features
+// and ROWS rows only interleave independent sums.
 template <typename Weight, int ROWS, int GROUPS>
 void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int64_t out_stride) {
-  Lanes sums[ROWS][GROUPS];
+  Lanes totals[ROWS][GROUPS];
   for (int row = 0; row < ROWS; ++row)
-    for (int group = 0; group < GROUPS; ++group) sums[row][group] = zero();
-  for (int64_t k = 0; k < k_size; ++k) {
-    for (int group = 0; group < GROUPS; ++group) {
-      const Weight* at = w + (group * k_size + k) * kLanes;
-      const Lanes weights = load(at);
-#if WITH_AVX2
-      if (ROWS == 1) __builtin_prefetch(at + 1024);
-#endif
-      for (int row = 0; row < ROWS; ++row) sums[row][group] = fused(spread(x[row * k_size + k]), weights, sums[row][group]);
+    for (int group = 0; group < GROUPS; ++group) totals[row][group] = zero();
+  for (int64_t start = 0; start < k_size; start += kPart) {
+    Lanes sums[ROWS][GROUPS];
+    for (int row = 0; row < ROWS; ++row)
+      for (int group = 0; group < GROUPS; ++group) sums[row][group] = zero();
+    const int64_t end = std::min(k_size, start + kPart);
+    for (int64_t k = start; k < end; ++k) {
+      for (int group = 0; group < GROUPS; ++group) {
+        const Weight* at = w + (group * k_size + k) * kLanes;
+        const Lanes weights = load(at);
+        if (ROWS == 1) __builtin_prefetch(at + 1024);
+        for (int row = 0; row < ROWS; ++row)
+          sums[row][group] = fused(spread(x[row * k_size + k]), weights, sums[row][group]);
+      }
     }
+    for (int row = 0; row < ROWS; ++row)
+      for (int group = 0; group < GROUPS; ++group) totals[row][group] = plus(totals[row][group], sums[row][group]);
   }
   for (int row = 0; row < ROWS; ++row)
-    for (int group = 0; group < GROUPS; ++group) store(sums[row][group], out + row * out_stride + group * kLanes);
+    for (int group = 0; group < GROUPS; ++group) store(totals[row][group], out + row * out_stride + group * kLanes);
 }
 
 template <typename Weight, int GROUPS>
