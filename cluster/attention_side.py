@@ -117,7 +117,7 @@ def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membe
     dispatcher = TokenDispatcher(placement, incarnation, frame_format.output_dtype, limits)
     experts = RemoteExperts(dispatcher, transport, frame_format)
     try:
-        experts.wait_until_connected(section.connect_timeout_s)
+        experts.wait_until_connected(section.connect_timeout_s, [member.worker_id for member in membership.members])
     except ExpertError:
         experts.close()
         raise

@@ -29,6 +29,11 @@ class ReachableCopies:
         """Say whether some worker did not hold what the placement promises."""
         return self._is_lacking
 
+    @property
+    def is_complete(self) -> bool:
+        """Say whether every expert of every layer has a copy that can be asked."""
+        return bool((self._reachable != NO_COPY).any(axis=2).all())
+
     def opened(self, worker: WorkerId) -> None:
         """A worker can be asked; one that comes back may hold what it lacked."""
         self.open.add(worker)

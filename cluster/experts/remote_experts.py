@@ -7,7 +7,7 @@ it. The thread that waits for a layer is woken once, when the layer is complete.
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 import torch
@@ -127,21 +127,27 @@ class RemoteExperts:
         """Return what has happened so far; read it, don't change it."""
         return self._dispatcher.counters
 
-    def wait_until_connected(self, timeout_s: float) -> None:
-        """Return when every worker of the placement can be sent to.
+    def wait_until_connected(self, timeout_s: float, workers: Collection[WorkerId] | None = None) -> None:
+        """Return when `workers`, by default all of the placement, can be sent to.
 
-        Raises HandshakeRefused as soon as one refuses, WorkerLost naming those that are missing after `timeout_s`.
+        After `timeout_s`, those that can be sent to are enough if each expert has a copy on one of them. Raises
+        HandshakeRefused as soon as one refuses, WorkerLost naming those that are missing when the time is over.
         """
         deadline_s = self._clock.now_s() + timeout_s
         with self._changed:
-            while missing := set(self._dispatcher.placement.workers) - self._dispatcher.open_workers:
+            while missing := set(self._expected(workers)) - self._dispatcher.open_workers:
                 refused = [self._refusals[worker] for worker in sorted(missing) if worker in self._refusals]
                 if refused:
                     raise refused[0]
                 left_s = deadline_s - self._clock.now_s()
+                if left_s <= 0 and self._dispatcher.has_every_expert:
+                    return
                 if left_s <= 0:
                     raise WorkerLost(f"no connection to {', '.join(sorted(missing))} after {timeout_s:g} s")
                 self._changed.wait(min(left_s, _LONGEST_WAIT_S))
+
+    def _expected(self, workers: Collection[WorkerId] | None) -> Collection[WorkerId]:
+        return self._dispatcher.placement.workers if workers is None else workers
 
     def close(self) -> None:
         """End all streams."""

@@ -110,6 +110,11 @@ class TokenDispatcher:
         return frozenset(self._reachable.open)
 
     @property
+    def has_every_expert(self) -> bool:
+        """Say whether a copy of every expert can be asked."""
+        return self._reachable.is_complete
+
+    @property
     def oldest_epoch(self) -> int:
         """Return the oldest epoch by which a layer under way may have been sent: drops of older ones are safe."""
         return min([self.placement.epoch, *(work.epoch for work in self._works.values())])

@@ -206,6 +206,22 @@ def test_what_does_not_fit_the_model_is_refused_before_it_is_sent() -> None:
             mesh.experts.publish(Placement.uniform(1, 8, names(1)))
 
 
+def test_connecting_can_do_without_a_worker_only_if_others_hold_its_experts() -> None:
+    for copies, is_enough in ((2, True), (1, False)):
+        placement = uniform(2, copies)
+        shards = hand_shards(placement)
+        del shards["worker-1"]
+        dispatcher = TokenDispatcher(placement, 1, WIRE.output_dtype, LIMITS)
+        experts = RemoteExperts(dispatcher, LocalTransport(shards), WIRE)
+        experts.wait_until_connected(5.0, ["worker-0"])
+        if is_enough:
+            experts.wait_until_connected(0.05)
+        else:
+            with pytest.raises(WorkerLost, match=r"no connection to worker-1 after 0.05 s"):
+                experts.wait_until_connected(0.05)
+        experts.close()
+
+
 def test_steps_are_numbered_by_layers_that_begin_anew() -> None:
     placement = uniform(1)
     with meshed("local", placement, hand_shards(placement), WIRE) as mesh:
