@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from types import FrameType
 from typing import Any
 
@@ -35,7 +35,7 @@ _POLL_INTERVAL_S = 0.25
 _CALL_TIMEOUT_S = 10.0
 _SILENCE_S = 120.0
 """How long the supervisor may be silent: a busy machine is slow to start a process, and Ray to start one anew."""
-_HTTP_TIMEOUT_S = 30.0
+_HTTP_TIMEOUT_S = 120.0
 _TAKE_DOWN_TIMEOUT_S = 30.0
 SERVE = "serve"
 """Name of Ray Serve among the components that are shown at start."""
@@ -176,10 +176,9 @@ class _Application:
             return
         http = self._config.edge.http
         location = "HeadOnly" if self._runtime.is_own else "EveryNode"
-        try:
+        # Serve stops waiting for its proxies after a minute; on a slow machine they come later, and HTTP is waited for.
+        with suppress(TimeoutError):
             ray_serve.start(proxy_location=location, http_options={"host": http.host, "port": http.port})
-        except TimeoutError as error:
-            raise StartFailed(f"Ray Serve did not start in time: {error}") from error
 
     def _check_resources(self) -> None:
         """Refuse at once what an own Ray can never give; a joined one may yet grow."""
