@@ -130,14 +130,18 @@ class AttentionReplica:
             return None
 
     def _report(self) -> ComponentReport:
-        engine = self._side.engine
+        side, engine = self._side, self._side.engine
         return ComponentReport(
             self._name,
             "attention",
             READY if engine.stopped_because is None else FAILED,
             is_ready=engine.stopped_because is None,
             detail=engine.stopped_because or f"{self._address} on {node_name()}",
-            facts={"fingerprint": self._side.fingerprint, "kernel_backend": self._side.kernel_backend},
+            facts={
+                "fingerprint": side.fingerprint,
+                "kernel_backend": side.kernel_backend,
+                "max_context_tokens": str(engine.limits.max_context_tokens),
+            },
             stats=engine_gauges(engine.stats()),
         )
 

@@ -41,6 +41,8 @@ class Readiness:
     fingerprint: str | None = None
     """Numerics fingerprint of the attention side, once known: the API's `system_fingerprint`."""
     kernel_backend: str | None = None
+    max_context_tokens: int | None = None
+    """Prompt plus output of one sequence that the engine takes, once known."""
     placement: str | None = None
     """For people: where the experts are."""
     components: tuple[ComponentProgress, ...] = ()

@@ -18,6 +18,7 @@ def readiness_of(status: ClusterStatus | None) -> Readiness:
         detail="; ".join(f"{report.name}: {report.stage} {report.detail}".strip() for report in waiting),
         fingerprint=facts.get("fingerprint"),
         kernel_backend=facts.get("kernel_backend"),
+        max_context_tokens=int(facts["max_context_tokens"]) if "max_context_tokens" in facts else None,
         placement=placement_text(status),
         components=tuple(_component(report) for report in status.components),
     )

@@ -145,6 +145,10 @@ class InferenceService:
             self._readiness = (now_s, await self._backend.ready())
         return self._readiness[1]
 
+    async def max_context_tokens(self) -> int | None:
+        """Return what prompt and output of a sequence may have together; None until an engine is there."""
+        return (await self.readiness()).max_context_tokens or self.model.max_context_tokens
+
     async def render_metrics(self) -> bytes:
         """Return the metrics of this edge and of the engines behind it, in Prometheus' text format."""
         stats = await self._backend.stats()

@@ -60,6 +60,7 @@ class _Loading:
             progress=1.0,
             fingerprint=standalone.fingerprint,
             kernel_backend=kernel_build(self.config.attention.device),
+            max_context_tokens=standalone.engine.limits.max_context_tokens,
             placement="standalone: all experts in this process",
             components=(ComponentProgress(MODEL, "ready", 1.0, is_ready=True),),
         )

@@ -115,7 +115,7 @@ class _Inference(rpc.InferenceServicer):
         served = self._service.model
         model = pb.Model(
             id=served.name,
-            max_context_tokens=served.max_context_tokens or 0,
+            max_context_tokens=await self._service.max_context_tokens() or 0,
             system_fingerprint=readiness.fingerprint or "",
         )
         return pb.ListModelsResponse(models=[model])

@@ -31,19 +31,20 @@ def model_routes(service: InferenceService) -> APIRouter:
     """Return the routes."""
     router = APIRouter()
 
-    def model() -> ModelAnswer:
+    async def model() -> ModelAnswer:
         answer = ModelAnswer(id=service.model.name, object="model", created=service.created_s, owned_by="expertmesh")
-        if service.model.max_context_tokens is not None:
-            answer["max_model_len"] = service.model.max_context_tokens
+        max_context_tokens = await service.max_context_tokens()
+        if max_context_tokens is not None:
+            answer["max_model_len"] = max_context_tokens
         return answer
 
     @router.get("/v1/models", **describe("List the models", None, ModelsAnswer))
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return json_reply(ModelsAnswer(object="list", data=[model()]))
+        return json_reply(ModelsAnswer(object="list", data=[await model()]))
 
     @router.get("/v1/models/{model_id:path}", **describe("Tell of one model", None, ModelAnswer))
     async def retrieve_model(model_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         service.check_model(model_id)
-        return json_reply(model())
+        return json_reply(await model())
 
     return router

@@ -57,7 +57,7 @@ def tokenize_routes(service: InferenceService) -> APIRouter:
         body = await read_body(request, TokenizeBody)
         service.check_model(body.model)
         ids = await _ids(service, body)
-        answer = TokenizeAnswer(count=len(ids), max_model_len=service.model.max_context_tokens, tokens=list(ids))
+        answer = TokenizeAnswer(count=len(ids), max_model_len=await service.max_context_tokens(), tokens=list(ids))
         if body.return_token_strs:
             answer["token_strs"] = [service.tokenizer.token_text(token_id) for token_id in ids]
         return json_reply(answer, _headers(body))

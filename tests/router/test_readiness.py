@@ -14,7 +14,7 @@ ATTENTION_READY = ComponentReport(
     "attention",
     READY,
     is_ready=True,
-    facts={"fingerprint": "f00", "kernel_backend": "native"},
+    facts={"fingerprint": "f00", "kernel_backend": "native", "max_context_tokens": "4096"},
     stats={"num_running": 2, "num_tokens": 10, "num_free_blocks": 5},
 )
 
@@ -53,6 +53,7 @@ def test_one_attention_replica_that_serves_is_enough() -> None:
     assert readiness.is_ready
     assert readiness.fingerprint == "f00"
     assert readiness.kernel_backend == "native"
+    assert readiness.max_context_tokens == 4096
     assert readiness.placement == "1 of 2 workers, 2 copies of each expert, epoch 3"
 
 

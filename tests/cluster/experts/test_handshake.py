@@ -2,7 +2,21 @@
 
 from cluster.experts.handshake import Agreement, is_secret, model_digest
 from model.checkpoint.random_weights import RandomWeights
+from model.checkpoint.weights import ExpertWeights
+from model.mxfp4 import Mxfp4Tensor
 from tests.support.random_model import random_config
+
+
+class TouchedWeights(RandomWeights):
+    """Weights with one block of one expert's down projection changed, as a fine-tune of experts alone would."""
+
+    def expert(self, layer: int, expert: int) -> ExpertWeights:
+        """Return an expert; all of layer 1 are touched."""
+        weights = super().expert(layer, expert)
+        if layer == 1:
+            assert isinstance(weights.mlp2, Mxfp4Tensor)
+            weights.mlp2.blocks[0, 0] ^= 1
+        return weights
 
 
 def test_what_differs_is_named_with_both_values() -> None:
@@ -16,6 +30,7 @@ def test_a_digest_tells_weights_and_dimensions_apart() -> None:
     digest = model_digest(RandomWeights(config, seed=1))
     assert digest == model_digest(RandomWeights(config, seed=1))
     assert digest != model_digest(RandomWeights(config, seed=2))
+    assert digest != model_digest(TouchedWeights(config, seed=1))
     assert digest != model_digest(RandomWeights(random_config(num_layers=3, num_experts=6), seed=1))
 
 

@@ -170,7 +170,7 @@ def test_generate_continues_text_and_ids(server: HandServer, stub: rpc.Inference
 def test_models_and_tokens(stub: rpc.InferenceStub) -> None:
     models = stub.ListModels(pb.ListModelsRequest(), timeout=20).models
     assert [(model.id, model.max_context_tokens, model.system_fingerprint) for model in models] == [
-        ("hand", 4096, "hand")
+        ("hand", 3072, "hand")
     ]
 
     ids = stub.Tokenize(pb.TokenizeRequest(text="Grüße <|end|>"), timeout=20).token_ids

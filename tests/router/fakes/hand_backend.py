@@ -13,7 +13,14 @@ from model.sampling_params import TokenLogprob
 from router.backend import BackendStats, Readiness
 
 EOS_IDS = (200_002, 199_999, 200_012)
-READY = Readiness(is_ready=True, stage="ready", progress=1.0, fingerprint="hand", kernel_backend="by hand")
+READY = Readiness(
+    is_ready=True,
+    stage="ready",
+    progress=1.0,
+    fingerprint="hand",
+    kernel_backend="by hand",
+    max_context_tokens=3072,
+)
 
 
 @dataclass
