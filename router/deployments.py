@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.config import HTTPOptions, ProxyLocation
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -31,9 +32,10 @@ from cluster.sequence_end import SequenceEnd
 from cluster.supervisor import connect_supervisor, find_supervisor
 from cluster.token_stream import StreamLimits
 from cluster.token_stream_pool import TokenStreamPool
-from router.auth import KeyRing, load_keys, require_keys_off_loopback
+from router.auth import KEYS_VARIABLE, KeyRing, is_loopback, load_keys, require_keys_off_loopback
 from router.autoscaling import actor_options, max_ongoing_sequences, scaling_options
 from router.config import Config, parse_config
+from router.errors import PlatformRefused
 from router.inbox import Inbox
 from router.ray_backend import InboxSink, RayBackend
 
@@ -48,6 +50,7 @@ _SPARE_REQUESTS = 64
 """Places at an edge for what is no generation: health, metrics, models."""
 _STATUS_TIMEOUT_S = 2.0
 _STATUS_TTL_S = 0.25
+_CONTROLLER_TIMEOUT_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +60,45 @@ def build(args: dict[str, Any]) -> serve.Application:
     config = parse_config(args, "the application's arguments")
     keys = load_keys(config.edge.auth)
     require_keys_off_loopback(config.edge, keys)
+    config = as_served(config, keys)
     spec = cluster_spec(config)
     connect_supervisor(spec)
     deployment: Any = serve.deployment
     attention = deployment(name=ATTENTION, **attention_options(config))(AttentionReplica).bind(spec)
     return deployment(name=EDGE, **edge_options(config))(Edge).bind(config, spec, attention, keys)
+
+
+def as_served(config: Config, keys: KeyRing) -> Config:
+    """Return `config` with the HTTP address of the Serve that runs already: no application can choose another.
+
+    Raises PlatformRefused if that Serve has no HTTP, or listens beyond loopback while no key is asked for.
+    """
+    wanted, http = config.edge.http, running_http()
+    if http is None:
+        return config
+    if http.host is None:
+        raise PlatformRefused(
+            f"Ray Serve runs there already, without HTTP; edge.http wants {wanted.host}:{wanted.port}"
+        )
+    if keys.is_empty and not is_loopback(http.host):
+        raise PlatformRefused(
+            f"Ray Serve runs there already and listens on {http.host}:{http.port}, where edge.http says "
+            f"{wanted.host}:{wanted.port}: beyond loopback an API key is required. Set {KEYS_VARIABLE}=KEY, or "
+            "edge.auth.api_keys or edge.auth.api_keys_file in the config, or end that Serve first."
+        )
+    served = wanted.model_copy(update={"host": http.host, "port": http.port})
+    return config.model_copy(update={"edge": config.edge.model_copy(update={"http": served})})
+
+
+def running_http() -> HTTPOptions | None:
+    """Return where the Serve of this Ray listens, `host` None if it has no HTTP; None if no Serve runs."""
+    try:
+        controller: Any = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    except ValueError:
+        return None
+    answers = [controller.get_http_config.remote(), controller.get_proxy_location.remote()]
+    http, location = ray.get(answers, timeout=_CONTROLLER_TIMEOUT_S)
+    return HTTPOptions(host=None) if location == ProxyLocation.Disabled else http
 
 
 def cluster_spec(config: Config) -> ClusterSpec:

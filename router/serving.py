@@ -77,8 +77,8 @@ def _serve_on_ray(config: Config, console: Console, address: str | None, started
             application.deploy(view)
             application.wait_until_running(view)
         status = application.status()
-        print_summary(console, config, readiness_of(status), time.monotonic() - started_s)
-        on_ready(config)
+        print_summary(console, application.config, readiness_of(status), time.monotonic() - started_s)
+        on_ready(application.config)
         application.hold()
     except RayError as error:
         raise StartFailed(f"Ray: {error}") from error
@@ -100,7 +100,8 @@ class _Application:
     """The application on Ray, owned by this process."""
 
     def __init__(self, config: Config, runtime: RayRuntime) -> None:
-        self._config = config
+        self.config = config
+        """Once Serve runs, with the address that it really has."""
         self._runtime = runtime
         self._started_serve = False
         self._supervisor: Any = None
@@ -116,14 +117,15 @@ class _Application:
         from ray import serve as ray_serve
 
         from cluster.supervisor import find_supervisor
-        from router.deployments import APPLICATION, build, cluster_spec
+        from router.deployments import APPLICATION, as_served, build, cluster_spec
 
         quiet_loggers()
         self._check_resources()
         self._start_serve()
+        self.config = as_served(self.config, load_keys(self.config.edge.auth))
         view.show([ComponentProgress(SERVE, "ready", 1.0, is_ready=True)])
-        application = build(self._config.model_dump(mode="json"))
-        self._supervisor = find_supervisor(cluster_spec(self._config))
+        application = build(self.config.model_dump(mode="json"))
+        self._supervisor = find_supervisor(cluster_spec(self.config))
         self._renew_lease()
         target = ray_serve.RunTarget(application, name=APPLICATION, route_prefix="/")
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
@@ -137,7 +139,7 @@ class _Application:
                 _raise_failure(status)
             self._renew_lease()
             time.sleep(_POLL_INTERVAL_S)
-        _wait_for_http(self._config)
+        _wait_for_http(self.config)
 
     def status(self) -> ClusterStatus | None:
         """Return the supervisor's status; None while it does not answer. Raise StartFailed if that goes on."""
@@ -171,10 +173,12 @@ class _Application:
     def _start_serve(self) -> None:
         from ray import serve as ray_serve
 
-        self._started_serve = not _is_serve_running()
+        from router.deployments import running_http
+
+        self._started_serve = running_http() is None
         if not self._started_serve:
             return
-        http = self._config.edge.http
+        http = self.config.edge.http
         location = "HeadOnly" if self._runtime.is_own else "EveryNode"
         # Serve stops waiting for its proxies after a minute; on a slow machine they come later, and HTTP is waited for.
         with suppress(TimeoutError):
@@ -182,7 +186,7 @@ class _Application:
 
     def _check_resources(self) -> None:
         """Refuse at once what an own Ray can never give; a joined one may yet grow."""
-        lacking = missing_resources(wanted_resources(self._config)) if self._runtime.is_own else {}
+        lacking = missing_resources(wanted_resources(self.config)) if self._runtime.is_own else {}
         if lacking:
             names = ", ".join(f"{name}: {amount:g}" for name, amount in sorted(lacking.items()))
             raise PlatformRefused(
@@ -259,16 +263,6 @@ def _wait_for_http(config: Config) -> None:
             connection.close()
         time.sleep(_POLL_INTERVAL_S)
     raise StartFailed(f"HTTP at {section.host}:{section.port} does not answer")
-
-
-def _is_serve_running() -> bool:
-    import ray
-
-    try:
-        ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
-    except ValueError:
-        return False
-    return True
 
 
 def _applications() -> list[str]:

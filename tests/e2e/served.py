@@ -46,13 +46,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(preset: str, *arguments: str, joins_ray: bool = False) -> Generator[Served]:
+def served(
+    preset: str, *arguments: str, joins_ray: bool = False, given_http_port: int | None = None
+) -> Generator[Served]:
     """Start `expertmesh serve PRESET`, yield it when /ready says so, end it with Ctrl-C's signal and check the end.
 
-    It runs on a Ray of its own unless it `joins_ray`, the one that the environment names.
+    It runs on a Ray of its own unless it `joins_ray`, the one that the environment names; there HTTP may be given, and
+    be at another port than the one that is asked for.
     """
-    http_port, grpc_port = free_port(), free_port()
-    command = [sys.executable, "-m", "router.cli", "serve", preset, "--port", str(http_port)]
+    wanted_http_port, grpc_port = free_port(), free_port()
+    http_port = given_http_port or wanted_http_port
+    command = [sys.executable, "-m", "router.cli", "serve", preset, "--port", str(wanted_http_port)]
     command += ["--grpc-port", str(grpc_port), *arguments]
     environment = {key: value for key, value in os.environ.items() if joins_ray or key != "RAY_ADDRESS"}
     with tempfile.TemporaryDirectory(prefix="em") as directory:

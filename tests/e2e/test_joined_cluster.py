@@ -34,6 +34,13 @@ serve.start(http_options={"port": config.edge.http.port})
 serve.run(build(config.model_dump(mode="json")), name=APPLICATION, route_prefix="/")
 os._exit(9)
 """
+START_SERVE = """
+import sys
+import ray
+from ray import serve
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+serve.start(http_options={"host": "0.0.0.0", "port": int(sys.argv[1])})
+"""
 DELETE = """
 import ray
 from ray import serve
@@ -105,6 +112,41 @@ def test_an_application_deployed_by_its_import_path_outlives_its_creator_and_end
     status, _ = run_program(nodes, DELETE)
     assert status == 0
     eventually_empty(nodes, timeout_s=APPLICATION_GRACE_S + 60)
+
+
+@pytest.fixture
+def open_port(nodes: dict[str, str]) -> Generator[int]:
+    """A Serve that listens on every address: at this port."""
+    port = free_port()
+    status, _ = run_program(nodes, START_SERVE, str(port))
+    assert status == 0
+    yield port
+    run_program(nodes, DELETE)
+    eventually_empty(nodes, timeout_s=60)
+
+
+def test_a_serve_that_listens_to_the_network_is_not_used_without_a_key_and_told_of_with_one(
+    nodes: dict[str, str], open_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config says loopback and another port; what counts is where the Serve that runs already listens."""
+    command = [sys.executable, "-m", "router.cli", "serve", "tiny", "--port", "0", "--grpc-port", "0"]
+    refused = subprocess.run(command, env=nodes, capture_output=True, text=True, timeout=100, check=False)
+    assert refused.returncode == 1, refused.stdout
+    assert f"listens on 0.0.0.0:{open_port}, where edge.http says 127.0.0.1:" in refused.stderr
+    assert "an API key is required" in refused.stderr
+    for name, value in (nodes | {"EXPERTMESH_API_KEYS": "secret-1"}).items():
+        monkeypatch.setenv(name, value)
+    claim = 'experts.worker_resources={"expert": 1}'
+    with served("tiny", "--set", claim, joins_ray=True, given_http_port=open_port) as server:
+        url = f"{server.url}/v1/models"
+        assert httpx.get(url, trust_env=False, timeout=60).status_code == 401
+        keyed = httpx.get(url, headers={"authorization": "Bearer secret-1"}, trust_env=False, timeout=60)
+        assert keyed.json()["data"][0]["id"] == "tiny"
+        deadline_s = time.monotonic() + 60
+        while f"http://0.0.0.0:{open_port}/v1" not in (shown := server.log.read_text(encoding="utf-8")):
+            assert time.monotonic() < deadline_s, shown
+            time.sleep(0.2)
+        assert "open to the network" in shown
 
 
 def node_of_component(server: Served) -> dict[str, str]:
