@@ -7,13 +7,16 @@ leaving are one path. Errors are those of `cluster.errors`, and DeadlinePassed.
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
 from cluster.errors import EngineStopped
 from router.inbox import Inbox
+
+STOPPED = "stopped"
+"""The stage of an engine that takes no more sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,11 @@ class EngineDriver(Protocol):
         """Return the counts of this moment."""
         ...
 
+    @property
+    def stopped_because(self) -> str | None:
+        """Return why the engine takes no more sequences, or None while it does."""
+        ...
+
 
 class StandaloneBackend:
     """Serves from one engine in this process, once that is attached; until then it tells how far loading has come."""
@@ -140,8 +148,14 @@ class StandaloneBackend:
                 engine.abort(request.sequence_id, request.attempt)
 
     async def ready(self) -> Readiness:
-        """Return whether requests can be served now."""
-        return self._readiness
+        """Return whether requests can be served now; an engine that has stopped does not come back."""
+        reason = None if self._engine is None else self._engine.stopped_because
+        if reason is None:
+            return self._readiness
+        parts = tuple(
+            replace(part, stage=STOPPED, is_ready=False, detail=reason) for part in self._readiness.components
+        )
+        return replace(self._readiness, is_ready=False, stage=STOPPED, progress=0.0, detail=reason, components=parts)
 
     async def stats(self) -> BackendStats:
         """Return the engine's counts."""

@@ -17,12 +17,14 @@ from router.api.grpc_server import start_grpc_server
 from router.app import create_app, uvicorn_config
 from router.backend import ComponentProgress, Readiness, StandaloneBackend
 from router.config import Config
+from router.errors import StartFailed
 from router.service import InferenceService
 from router.startup_view import StartupView, print_summary
 
 MODEL = "model"
 """Name of the one component in progress displays."""
 _SHOW_INTERVAL_S = 0.1
+_WATCH_INTERVAL_S = 0.5
 _GRPC_GRACE_S = 2.0
 
 
@@ -69,7 +71,10 @@ class _Loading:
 def serve_standalone(
     config: Config, console: Console, started_s: float, on_ready: Callable[[Config], None] = lambda _: None
 ) -> None:
-    """Serve until interrupted. Raises what loading raises, and PlatformRefused for a port that is taken."""
+    """Serve until interrupted.
+
+    Raises what loading raises, PlatformRefused for a port that is taken, and StartFailed if the engine stops.
+    """
     asyncio.run(_serve(config, console, started_s, on_ready))
 
 
@@ -81,32 +86,39 @@ async def _serve(config: Config, console: Console, started_s: float, on_ready: C
     loading = _Loading(config, backend)
     loader = threading.Thread(target=loading.run, name="loader", daemon=True)
     loader.start()
-    starting = asyncio.create_task(_show_start(loading, server, console, started_s, on_ready))
+    watching = asyncio.create_task(_watch(loading, server, console, started_s, on_ready))
     try:
         await server.serve()
-        await starting
+        await watching
     finally:
-        starting.cancel()
+        watching.cancel()
         await grpc.stop(_GRPC_GRACE_S)
         if loading.standalone is not None:
             await asyncio.to_thread(loading.standalone.stop)
 
 
-async def _show_start(
+async def _watch(
     loading: _Loading,
     server: uvicorn.Server,
     console: Console,
     started_s: float,
     on_ready: Callable[[Config], None],
 ) -> None:
-    """Show the progress, then the table; end the server and raise if loading failed."""
+    """Show the progress, then the table; end the server and raise if loading failed, or once the engine stops."""
+    backend = loading.backend
     with StartupView(console) as view:
         while not (loading.is_over.is_set() and server.started) and not server.should_exit:
-            view.show((await loading.backend.ready()).components)
+            view.show((await backend.ready()).components)
             await asyncio.sleep(_SHOW_INTERVAL_S)
     if loading.failure is not None:
         server.should_exit = True
         raise loading.failure
     if not server.should_exit:
-        print_summary(console, loading.config, await loading.backend.ready(), MonotonicClock().now_s() - started_s)
+        print_summary(console, loading.config, await backend.ready(), MonotonicClock().now_s() - started_s)
         on_ready(loading.config)
+    while not server.should_exit:
+        readiness = await backend.ready()
+        if not readiness.is_ready:
+            server.should_exit = True
+            raise StartFailed(f"the engine has stopped, and nothing brings it back: {readiness.detail}")
+        await asyncio.sleep(_WATCH_INTERVAL_S)

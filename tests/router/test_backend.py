@@ -18,7 +18,7 @@ from cluster.held_sequences import HeldSequences
 from cluster.sequence_end import SequenceEnd
 from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
 from cluster.token_stream_pool import TokenStreamPool
-from router.backend import Backend, Readiness, StandaloneBackend
+from router.backend import Backend, ComponentProgress, Readiness, StandaloneBackend
 from router.errors import DeadlinePassed
 from router.inbox import Inbox
 from router.ray_backend import InboxSink, RayBackend
@@ -253,6 +253,22 @@ def test_standalone_without_an_engine_says_what_it_waits_for() -> None:
         assert (await backend.ready()).progress == 0.5
         with pytest.raises(EngineStopped, match="loading experts"):
             await read(backend, hand_request("s"))
+
+    run(scenario())
+
+
+def test_standalone_with_a_stopped_engine_is_not_ready_and_says_why() -> None:
+    async def scenario() -> None:
+        engine = HandEngine()
+        backend = StandaloneBackend()
+        part = ComponentProgress("model", "ready", 1.0, is_ready=True)
+        backend.attach(engine, Readiness(is_ready=True, stage="ready", fingerprint="hand", components=(part,)))
+        assert (await backend.ready()).is_ready
+        engine.stop()
+        readiness = await backend.ready()
+        assert (readiness.is_ready, readiness.stage, readiness.fingerprint) == (False, "stopped", "hand")
+        assert readiness.detail == readiness.components[0].detail == "the hand engine was stopped"
+        assert not readiness.components[0].is_ready
 
     run(scenario())
 

@@ -64,6 +64,10 @@ class HandEngine:
         return EngineStats(running, 1, BlockCount(10, 20), BlockCount(4, 15), 100, 50, 0, 3, 0.5)
 
     @property
+    def stopped_because(self) -> str | None:
+        return "the hand engine was stopped" if self._is_stopped else None
+
+    @property
     def num_live(self) -> int:
         with self._lock:
             return len(self._live)
