@@ -6,9 +6,7 @@
 `build` is the one entry point: `expertmesh serve` calls it, and a RayService names it as its import path.
 """
 
-import asyncio
 import importlib.metadata
-import logging
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,9 +20,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from cluster.attention_actor import AttentionReplica
-from cluster.clock import MonotonicClock
 from cluster.cluster_spec import ClusterSpec
-from cluster.cluster_status import ClusterStatus, newest_known
 from cluster.engine.sequence import SequenceRequest
 from cluster.errors import EngineStopped, QueueFull
 from cluster.ray_runtime import ATTENTION_RESOURCE
@@ -38,6 +34,7 @@ from router.config import Config, parse_config
 from router.errors import PlatformRefused
 from router.inbox import Inbox
 from router.ray_backend import InboxSink, RayBackend
+from router.supervisor_status import SupervisorStatus
 
 APPLICATION = "expertmesh"
 """Name of the Serve application; a RayService must use the same."""
@@ -48,11 +45,7 @@ HEALTH_CHECK_TIMEOUT_S = 20.0
 _EDGE_CLAIM = 0.001
 _SPARE_REQUESTS = 64
 """Places at an edge for what is no generation: health, metrics, models."""
-_STATUS_TIMEOUT_S = 2.0
-_STATUS_TTL_S = 0.25
 _CONTROLLER_TIMEOUT_S = 60.0
-
-logger = logging.getLogger(__name__)
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -167,8 +160,9 @@ class Edge:
         secret: str = await find_supervisor(self._spec).secret.remote()
         inbox = Inbox()
         limits = StreamLimits(self._spec.attention.heartbeat_timeout_s)
+        status = SupervisorStatus(lambda: find_supervisor(self._spec).status.remote, (RayError, ValueError))
         streams = TokenStreamPool(f"edge-{secrets.token_hex(8)}", secret, InboxSink(inbox), limits)
-        return RayBackend(ServeCalls(self._attention), streams, SupervisorStatus(self._spec), inbox)
+        return RayBackend(ServeCalls(self._attention), streams, status, inbox)
 
 
 class ServeCalls:
@@ -218,33 +212,6 @@ class ServeReplica:
             if not is_over:
                 response.cancel()
         return end
-
-
-class SupervisorStatus:
-    """The supervisor's status, asked a few times a second at most; while it is away, the last one holds."""
-
-    def __init__(self, spec: ClusterSpec) -> None:
-        """Ask the supervisor of `spec`."""
-        self._spec = spec
-        self._clock = MonotonicClock()
-        self._asked_at_s = float("-inf")
-        self._last: ClusterStatus | None = None
-        self._turn = asyncio.Lock()
-
-    async def status(self) -> ClusterStatus | None:
-        """Return the newest status; None before the first answer."""
-        async with self._turn:
-            if self._clock.now_s() - self._asked_at_s >= _STATUS_TTL_S:
-                await self._ask()
-            return self._last
-
-    async def _ask(self) -> None:
-        try:
-            async with asyncio.timeout(_STATUS_TIMEOUT_S):
-                self._last = newest_known(self._last, await find_supervisor(self._spec).status.remote())
-        except (RayError, ValueError, TimeoutError):
-            logger.warning("the supervisor does not answer; its last status holds")
-        self._asked_at_s = self._clock.now_s()
 
 
 def _version() -> str:
