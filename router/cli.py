@@ -5,6 +5,7 @@ import json
 
 import typer
 
+from router.cli_bench import bench
 from router.cli_chat import chat
 from router.cli_errors import CommandGroup
 from router.cli_models import fetch, inspect, models
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (serve, chat, status, inspect, fetch):
     app.command()(command)
 app.add_typer(models, name="models")
+app.add_typer(bench, name="bench")
 
 _COMPONENTS = ("expertmesh", "torch", "ray", "grpcio", "openai-harmony")
 
