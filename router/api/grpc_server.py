@@ -5,7 +5,6 @@ metrics live on that loop, and a hop between loops would cost every token. What 
 tokenised, is done in threads by the service.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from model.errors import TokenizerError
@@ -30,6 +29,7 @@ from router.api.grpc_convert import (
     text_messages,
     usage_message,
 )
+from router.api.grpc_health import Health
 from router.auth import KeyRing, load_keys
 from router.config import Config
 from router.errors import PlatformRefused, RequestError, Unauthenticated, answer_to
@@ -40,7 +40,6 @@ _HEALTH = "grpc.health.v1.Health"
 _HEALTH_METHODS = f"/{_HEALTH}/"
 _KNOWN_SERVICES = ("", SERVICE)
 _CODE, _PARAM, _RETRY_AFTER = "expertmesh-error-code", "expertmesh-error-param", "retry-after"
-_HEALTH_WATCH_S = 1.0
 _log = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
@@ -52,10 +51,12 @@ class GrpcServer:
     """A server that runs."""
 
     server: grpc.aio.Server
+    health: Health
     port: int
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls; end those that still run after `grace_s`."""
+        """Say that it is leaving, take no new calls, and return when all have ended: those of before have `grace_s`."""
+        self.health.leave()
         await self.server.stop(grace_s)
 
 
@@ -77,7 +78,8 @@ async def start_grpc_server(
         ),
     )
     rpc.add_InferenceServicer_to_server(_Inference(service), server)
-    health_pb2_grpc.add_HealthServicer_to_server(_Health(service), server)
+    health = Health(service, _KNOWN_SERVICES)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), server)
     host = f"[{section.host}]" if ":" in section.host else section.host
     try:
@@ -88,7 +90,7 @@ async def start_grpc_server(
         )
         raise PlatformRefused(f"{message} Choose another with --set edge.grpc.port=PORT.") from error
     await server.start()
-    return GrpcServer(server, port)
+    return GrpcServer(server, health, port)
 
 
 class _Inference(rpc.InferenceServicer):
@@ -156,38 +158,6 @@ class _Inference(rpc.InferenceServicer):
                 for message in chat_messages(update, pieces[update.choice]):
                     yield message
             yield pb.ChatResponse(usage=usage_message(generation.usage))
-
-
-class _Health(health_pb2_grpc.HealthServicer):
-    """Standard health: serving once the backend is ready. Known services are the server itself ("") and ours."""
-
-    def __init__(self, service: InferenceService) -> None:
-        self._service = service
-
-    async def Check(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: _Context
-    ) -> health_pb2.HealthCheckResponse:
-        """Tell the state of now."""
-        if request.service not in _KNOWN_SERVICES:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return await self._state()
-
-    async def Watch(  # noqa: N802
-        self, request: health_pb2.HealthCheckRequest, context: _Context
-    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """Tell the state whenever it changes."""
-        last: health_pb2.HealthCheckResponse | None = None
-        while True:
-            is_known = request.service in _KNOWN_SERVICES
-            state = await self._state() if is_known else health_pb2.HealthCheckResponse(status="SERVICE_UNKNOWN")
-            if state != last:
-                yield state
-            last = state
-            await asyncio.sleep(_HEALTH_WATCH_S)
-
-    async def _state(self) -> health_pb2.HealthCheckResponse:
-        readiness = await self._service.readiness()
-        return health_pb2.HealthCheckResponse(status="SERVING" if readiness.is_ready else "NOT_SERVING")
 
 
 class _KeyCheck(grpc.aio.ServerInterceptor):
