@@ -10,7 +10,7 @@ import importlib.metadata
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
@@ -36,6 +36,9 @@ from router.inbox import Inbox
 from router.ray_backend import InboxSink, RayBackend
 from router.supervisor_status import SupervisorStatus
 
+if TYPE_CHECKING:
+    from router.api.grpc_server import GrpcServer
+
 APPLICATION = "expertmesh"
 """Name of the Serve application; a RayService must use the same."""
 EDGE, ATTENTION = "Edge", "Attention"
@@ -46,6 +49,8 @@ _EDGE_CLAIM = 0.001
 _SPARE_REQUESTS = 64
 """Places at an edge for what is no generation: health, metrics, models."""
 _CONTROLLER_TIMEOUT_S = 60.0
+_LEAVE_MARGIN_S = 10.0
+"""What an edge needs beside its drain: Serve looks for running requests first, and kills what is late."""
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -127,7 +132,7 @@ def edge_options(config: Config) -> dict[str, Any]:
         "num_replicas": config.edge.num_replicas,
         "max_ongoing_requests": config.edge.limits.max_running_requests + _SPARE_REQUESTS,
         "ray_actor_options": actor_options(claim),
-        "graceful_shutdown_timeout_s": config.attention.drain_timeout_s,
+        "graceful_shutdown_timeout_s": config.attention.drain_timeout_s + _LEAVE_MARGIN_S,
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
     }
@@ -143,6 +148,12 @@ class Edge:
         self._spec = spec
         self._attention = attention
         self._keys = load_keys(config.edge.auth) if keys.is_empty else keys
+        self._grpc: GrpcServer | None = None
+
+    async def __del__(self) -> None:
+        """Let gRPC calls end; Serve awaits this once no HTTP request runs, before it ends the process."""
+        if self._grpc is not None:
+            await self._grpc.stop(self._config.attention.drain_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Start the gRPC server and return the HTTP application; Serve calls it once."""

@@ -5,16 +5,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import httpx
 import pytest
 
 from cluster.supervision import APPLICATION_GRACE_S
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc as rpc
 from tests.e2e.served import Served, free_port, served
 from tests.support.ray_nodes import ray_nodes
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 
+NUM_TOKENS = 600
+"""Long enough to run while the application is deleted, short enough for the supervisor's grace."""
 LIST_ACTORS = """
 import ray
 ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
@@ -100,7 +106,10 @@ def test_attention_and_workers_sit_on_different_nodes_and_leave_nothing(
 def test_an_application_deployed_by_its_import_path_outlives_its_creator_and_ends_when_it_is_deleted(
     nodes: dict[str, str],
 ) -> None:
-    """What a RayService does: `router.deployments:build`, and no launcher that owns the application."""
+    """What a RayService does: `router.deployments:build`, and no launcher that owns the application.
+
+    A gRPC stream that runs when it is deleted is whole, though no HTTP request keeps its edge.
+    """
     http_port, grpc_port = free_port(), free_port()
     settings = [f"edge.http.port={http_port}", f"edge.grpc.port={grpc_port}", 'experts.worker_resources={"expert": 1}']
     status, _ = run_program(nodes, DEPLOY, *settings)
@@ -109,7 +118,15 @@ def test_an_application_deployed_by_its_import_path_outlives_its_creator_and_end
     url = f"http://127.0.0.1:{http_port}/v1/completions"
     answer = httpx.post(url, json=body, trust_env=False, timeout=120)
     assert answer.json()["usage"]["completion_tokens"] == 4
-    status, _ = run_program(nodes, DELETE)
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel, ThreadPoolExecutor(1) as pool:
+        sampling = pb.Sampling(max_tokens=NUM_TOKENS, seed=1, ignore_eos=True)
+        stream = rpc.InferenceStub(channel).Generate(pb.GenerateRequest(text="Hello", sampling=sampling), timeout=200)
+        assert next(stream).HasField("started")
+        deletion = pool.submit(run_program, nodes, DELETE)
+        last = list(stream)[-1]
+        assert not deletion.done(), "the stream was too short to show anything"
+        assert last.usage.num_completion_tokens == NUM_TOKENS
+        status, _ = deletion.result()
     assert status == 0
     eventually_empty(nodes, timeout_s=APPLICATION_GRACE_S + 60)
 
