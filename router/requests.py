@@ -42,7 +42,11 @@ class Options:
     def params(
         self, choice: int, seed: int, max_tokens: int, stop_ids: tuple[int, ...], stop: tuple[str, ...]
     ) -> SamplingParams:
-        """Return what the engine needs for one choice; raises InvalidRequest naming field and value."""
+        """Return what the engine needs for one choice; raises InvalidRequest naming field and value.
+
+        `stop_ids` end a turn of the model: whoever ignores its end is given what it says after that.
+        """
+        ends = () if self.ignore_eos else stop_ids
         try:
             return SamplingParams(
                 max_tokens=max_tokens,
@@ -57,7 +61,7 @@ class Options:
                 repetition_penalty=self.repetition_penalty,
                 logit_bias=self.logit_bias,
                 stop=stop,
-                stop_token_ids=tuple(dict.fromkeys((*stop_ids, *self.stop_token_ids))),
+                stop_token_ids=tuple(dict.fromkeys((*ends, *self.stop_token_ids))),
                 ignore_eos=self.ignore_eos,
                 num_logprobs=self.num_logprobs,
                 min_tokens=min(self.min_tokens, max_tokens),
