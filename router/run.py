@@ -17,6 +17,8 @@ class Run:
     def __init__(self, ticket: Ticket, metrics: Metrics, endpoint: str, clock: Clock) -> None:
         """Take the place and begin to measure."""
         self.fingerprint = ""
+        self.max_context_tokens = 0
+        """Prompt plus output of one sequence, once the request is admitted."""
         self.num_prompt = 0
         self._ticket = ticket
         self._metrics = metrics

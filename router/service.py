@@ -30,7 +30,7 @@ from router.harmony.conversation import Conversation
 from router.harmony.parse import HarmonyParser
 from router.harmony.render import Prompt, Renderer
 from router.metrics import Metrics
-from router.requests import ChatRequest, ChatUpdate, Options, Started, TextRequest, TextUpdate
+from router.requests import ChatRequest, ChatUpdate, Started, TextRequest, TextUpdate
 from router.run import Run
 from router.staged import ForcedTokens, staged_events
 
@@ -170,6 +170,7 @@ class InferenceService:
                 message = f"The model is not ready: {readiness.stage}, {readiness.progress:.0%}. Try again."
                 raise Unavailable(message, code="not_ready", retry_after_s=RETRY_AFTER_S)
             run.fingerprint = readiness.fingerprint or ""
+            run.max_context_tokens = await self.max_context_tokens() or LARGEST_CONTEXT_TOKENS
         except BaseException as error:
             run.end(outcome_of(error))
             raise
@@ -196,12 +197,11 @@ class InferenceService:
             notes=notes,
         )
         timeout_s = min(self.limits.request_timeout_s, request.timeout_s or self.limits.request_timeout_s)
-        engine_stops = options.stop if isinstance(request, TextRequest) else ()
         streams = [
             self._updates(
                 run,
                 choice,
-                self._events(self._sequence(started, options, prompt, choice.choice, engine_stops), prompt, timeout_s),
+                self._events(self._sequence(run, started, request, prompt, choice.choice), prompt, timeout_s),
             )
             for choice, prompt in zip(
                 choices, (prompt for prompt in prompts for _ in range(options.num_choices)), strict=True
@@ -210,20 +210,20 @@ class InferenceService:
         return Generation(started, streams, run.usage, run.end)
 
     def _sequence(
-        self, started: Started, options: Options, prompt: Prompt, choice: int, engine_stops: tuple[str, ...]
+        self, run: Run, started: Started, request: ChatRequest | TextRequest, prompt: Prompt, choice: int
     ) -> SequenceRequest:
-        room = (self.model.max_context_tokens or LARGEST_CONTEXT_TOKENS) - len(prompt.token_ids)
+        options, room = request.options, run.max_context_tokens - len(prompt.token_ids)
         if room < 1:
             raise ContextOverflow(
                 f"the prompt has {len(prompt.token_ids)} tokens and leaves no room for output: prompt and output "
-                f"together may have {self.model.max_context_tokens or LARGEST_CONTEXT_TOKENS}"
+                f"together may have {run.max_context_tokens}"
             )
         params = options.params(
             choice % options.num_choices,
             started.seed,
             min(options.max_tokens or room, room),
             prompt.stop_ids,
-            engine_stops,
+            options.stop if isinstance(request, TextRequest) else (),
         )
         return SequenceRequest(f"{started.request_id}-{choice}", prompt.token_ids, params, priority=options.priority)
 

@@ -16,7 +16,7 @@ from router.harmony.deltas import ContentDelta
 from router.requests import ChatRequest, ChatUpdate, Finish, Options, TextRequest
 from router.service import InferenceService, ServedModel
 from tests.router.fakes.hand_backend import HandBackend
-from tests.router.fakes.hand_server import MODEL, TOKENIZER, hand_config, hand_service
+from tests.router.fakes.hand_server import TOKENIZER, hand_config, hand_service
 from tests.router.fakes.scripts import answer, call, turn
 
 T = TypeVar("T")
@@ -139,6 +139,7 @@ def test_several_prompts_make_choices_in_their_order() -> None:
 
 
 def test_max_tokens_is_what_the_context_leaves() -> None:
+    """The engine's 3072 tokens count, not the 4096 that the config allows at most."""
     backend = HandBackend(answer("A"))
     service = hand_service(backend)
 
@@ -148,7 +149,7 @@ def test_max_tokens_is_what_the_context_leaves() -> None:
         await read(await service.chat(chat(max_tokens=5)))
 
     run(work)
-    room = (MODEL.max_context_tokens or 0) - len(backend.requests[0].prompt_ids)
+    room = 3072 - len(backend.requests[0].prompt_ids)
     assert [one.params.max_tokens for one in backend.requests] == [room, room, 5]
 
 
@@ -157,10 +158,28 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_runs() -> No
     service = hand_service(backend)
     request = ChatRequest(Conversation((UserTurn("word " * 5000),)))
 
-    with pytest.raises(ContextOverflow):
+    with pytest.raises(ContextOverflow, match="together may have 3072"):
         run(lambda: service.chat(request))
     assert backend.requests == []
     assert_nothing_left(service, backend)
+
+
+def test_who_ignores_the_end_of_a_turn_gets_all_tokens_but_those_after_a_stop_of_its_own() -> None:
+    ids = answer("A") + answer("B")
+    backend = HandBackend(ids)
+    service = hand_service(backend)
+
+    async def work() -> list[int]:
+        counts: list[int] = []
+        wanted: list[dict[str, object]] = [{}, {"ignore_eos": True}, {"ignore_eos": True, "stop_token_ids": (ids[1],)}]
+        for options in wanted:
+            generation = await service.chat(chat(**options))
+            await read(generation)
+            counts.append(generation.usage.num_completion)
+        return counts
+
+    assert run(work) == [len(answer("A")), len(ids), 2]
+    assert [one.params.stop_token_ids for one in backend.requests[1:]] == [(), (ids[1],)]
 
 
 def test_leaving_aborts_every_choice() -> None:

@@ -184,7 +184,7 @@ def test_a_prompt_beyond_the_context_is_told_so(client: AsgiClient) -> None:
 
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
-    assert "4096" in response.json()["error"]["message"]
+    assert "3072" in response.json()["error"]["message"]
 
 
 def test_too_many_messages_or_tools_are_refused() -> None:
