@@ -67,7 +67,8 @@ def _print_status(console: Console, ready: Mapping[str, Any], metrics: dict[str,
 
 
 def _readiness_rows(ready: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield "model", str(ready.get("model"))
+    if "model" in ready:
+        yield "model", str(ready["model"])
     yield "state", str(ready["stage"]) if ready["ready"] else f"{ready['stage']}, {ready['progress']:.0%} of all"
     for name in ("detail", "placement", "kernel_backend", "system_fingerprint"):
         if ready.get(name):
@@ -79,7 +80,7 @@ def _readiness_rows(ready: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _metric_rows(metrics: dict[str, float] | None) -> Iterator[tuple[str, str]]:
     if metrics is None:
-        yield "metrics", "need a key: --api-key"
+        yield "details, metrics", "need a key: --api-key"
         return
     for title, name, labels in _SHOWN:
         value = metrics.get(_key(name, labels))

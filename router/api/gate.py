@@ -13,10 +13,18 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from router.api.health import PUBLIC_PATHS
+from router.api.health import IS_TRUSTED, PUBLIC_PATHS
 from router.auth import KeyRing, is_loopback
 from router.config import HttpSection
-from router.errors import BodyTooSlow, Forbidden, HeadersTooLarge, RequestError, RequestTooLarge, answer_to
+from router.errors import (
+    BodyTooSlow,
+    Forbidden,
+    HeadersTooLarge,
+    RequestError,
+    RequestTooLarge,
+    Unauthenticated,
+    answer_to,
+)
 
 REQUEST_ID = b"x-request-id"
 _log = logging.getLogger(__name__)
@@ -51,7 +59,7 @@ class Gate:
             await send(message)
 
         try:
-            self._check(scope["path"], headers)
+            scope[IS_TRUSTED] = self._check(scope["path"], headers)
             await self._app(scope, _limited(receive, self._http), send_named)
         except Exception as error:
             if has_started:
@@ -61,19 +69,29 @@ class Gate:
                 _log.error("request %s failed", request_id.decode(), exc_info=error)
             await _refuse(answer, send_named)
 
-    def _check(self, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+    def _check(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
+        """Return whether the client may see everything; False only where nobody needs a key. Raises RequestError."""
         num_bytes = sum(len(name) + len(value) for name, value in headers)
         if num_bytes > self._http.max_header_bytes:
             message = f"The headers have {num_bytes} bytes; at most {self._http.max_header_bytes} are read."
             raise HeadersTooLarge(message)
         by_name = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-        if path not in PUBLIC_PATHS:
-            self._keys.check(by_name.get("authorization"))
-            if self._keys.is_empty:
-                _refuse_web_pages(by_name)
+        refusal = self._refusal(by_name)
+        if refusal is not None and path not in PUBLIC_PATHS:
+            raise refusal
         length = by_name.get("content-length", "")
         if length.isdigit() and int(length[:20]) > self._http.max_body_bytes:
             raise _too_large(self._http.max_body_bytes)
+        return refusal is None
+
+    def _refusal(self, headers: dict[str, str]) -> RequestError | None:
+        try:
+            self._keys.check(headers.get("authorization"))
+            if self._keys.is_empty:
+                _refuse_web_pages(headers)
+        except (Unauthenticated, Forbidden) as error:
+            return error
+        return None
 
 
 def _refuse_web_pages(headers: dict[str, str]) -> None:
@@ -83,10 +101,17 @@ def _refuse_web_pages(headers: dict[str, str]) -> None:
     """
     for name in ("origin", "host"):
         value = headers.get(name, "")
-        host = urlsplit(value if "//" in value else f"//{value}").hostname if value else None
-        if value and (host is None or not is_loopback(host)):
+        if value and not is_loopback(_host_of(value)):
             message = f"Without API keys only loopback is served, and the {name} header says {value[:80]!r}. Set a key."
             raise Forbidden(message)
+
+
+def _host_of(value: str) -> str:
+    """Return the host that an Origin or a Host header names, empty if it names none."""
+    try:
+        return urlsplit(value if "//" in value else f"//{value}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _limited(receive: Receive, http: HttpSection) -> Receive:

@@ -168,6 +168,8 @@ def test_large_headers_are_refused(client: AsgiClient) -> None:
         {"origin": "null"},
         {"host": "evil.example"},
         {"host": "127.0.0.1.evil.example:8000"},
+        {"host": "[bad"},
+        {"origin": "http://[::1"},
     ],
 )
 def test_without_keys_strangers_web_pages_are_refused(client: AsgiClient, headers: dict[str, str]) -> None:
@@ -212,6 +214,40 @@ def test_ready_tells_what_loads_and_how_far_it_is() -> None:
     backend.readiness = HandBackend().readiness
     assert client.request("GET", "/ready").status_code == 200
     assert client.request("GET", "/health").json() == {"status": "ok"}
+
+
+DETAILED = Readiness(
+    is_ready=False,
+    stage="loading experts",
+    progress=0.4,
+    detail="worker-1: OSError: /data/model",
+    components=(ComponentProgress("worker-1", "loading experts", 0.5, detail="10.1.2.3:7100 on node abc"),),
+)
+
+
+@pytest.mark.parametrize(
+    ("keys", "headers", "is_trusted"),
+    [
+        (["secret-1"], {}, False),
+        (["secret-1"], {"authorization": "Bearer wrong"}, False),
+        (["secret-1"], KEY, True),
+        ([], {}, True),
+        ([], {"host": "evil.example"}, False),
+        ([], {"origin": "https://evil.example"}, False),
+    ],
+    ids=["no key", "wrong key", "key", "loopback", "rebound name", "web page"],
+)
+def test_ready_names_the_inside_only_to_those_who_may_see_it(
+    keys: list[str], headers: dict[str, str], is_trusted: bool
+) -> None:
+    response = AsgiClient(HandBackend(readiness=DETAILED), keys=KeyRing(keys)).request("GET", "/ready", headers=headers)
+
+    assert response.status_code == 503
+    if is_trusted:
+        assert response.json()["detail"] == DETAILED.detail
+        assert response.json()["components"][0]["detail"] == "10.1.2.3:7100 on node abc"
+    else:
+        assert response.json() == {"ready": False, "stage": "loading experts", "progress": 0.4}
 
 
 def test_metrics_count_what_happened() -> None:
