@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 
@@ -200,8 +201,20 @@ def test_only_what_is_meant_for_clients_listens(cluster: Served, run_root: Path)
     listening = listeners(run_of(run_root))
     assert ("127.0.0.1", cluster.http_port) in listening
     assert ("127.0.0.1", cluster.grpc_port) in listening
-    open_to_all = [address for address, _ in listening if not address.startswith("127.")]
+    open_to_all = [port for address, port in listening if not address.startswith("127.")]
     assert len(open_to_all) <= 2, listening
+    assert [answer_to_strangers(port) for port in open_to_all] == [grpc.StatusCode.UNAUTHENTICATED] * len(open_to_all)
+    assert answer_to_strangers(cluster.grpc_port) is grpc.StatusCode.UNIMPLEMENTED, "ours, which has no such method"
+
+
+def answer_to_strangers(port: int) -> grpc.StatusCode:
+    """Return what a call between Serve's replicas gets there that brings no token."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/ray.serve.ASGIService/HandleRequest")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(b"", timeout=30)
+    error: Any = caught.value
+    return error.code()
 
 
 def listeners(run: Run) -> set[tuple[str, int]]:
