@@ -122,7 +122,7 @@ leave actors waiting for resources that no node has. Each message names the valu
 {{- define "expertmesh.validateResources" -}}
 {{- $config := .Values.config -}}
 {{- $workers := int (dig "experts" "num_workers" 4 $config) -}}
-{{- $replicas := int (dig "attention" "min_replicas" 1 $config) -}}
+{{- $replicas := max (int (dig "attention" "min_replicas" 1 $config)) (int (dig "attention" "max_replicas" 1 $config)) -}}
 {{- $wanted := dict -}}
 {{- range $resource, $amount := dig "experts" "worker_resources" dict $config -}}
 {{- $_ := set $wanted $resource (mulf (float64 $amount) $workers) -}}
@@ -133,7 +133,7 @@ leave actors waiting for resources that no node has. Each message names the valu
 {{- range $resource, $amount := $wanted -}}
 {{- $offered := float64 (include "expertmesh.offered" (dict "values" $.Values "resource" $resource)) -}}
 {{- if gt (float64 $amount) $offered -}}
-{{- fail (printf "config wants %v of the Ray resource %q (%d expert workers, %d attention replicas), the nodes offer %v; raise replicas, rayResources or GPUs" $amount $resource $workers $replicas $offered) -}}
+{{- fail (printf "config wants %v of the Ray resource %q (%d expert workers, up to %d attention replicas), the nodes offer %v; raise replicas, rayResources or GPUs" $amount $resource $workers $replicas $offered) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -11,6 +11,7 @@ VALUES = Path(__file__).parent / "values"
 
 CASES: dict[str, tuple[Path, ...]] = {
     "default": (),
+    "scale": (CHART / "values-scale.yaml",),
     "1gpu": (CHART / "values-1gpu.yaml",),
     "tiny": (CHART / "values-tiny.yaml",),
     "everything": (VALUES / "everything.yaml",),

@@ -35,6 +35,7 @@ BY_A_GUARD: list[tuple[tuple[tuple[str, object], ...], str]] = [
     ((("fullnameOverride", "4gpus"),), "must start with a letter"),
     ((("workerGroups.experts.minReplicas", 2),), "workerGroups.experts: minReplicas 2 is above maxReplicas 1"),
     ((("workerGroups.experts.replicas", 2),), "replicas 2 is not between minReplicas 1 and maxReplicas 1"),
+    ((("config.attention.max_replicas", 2),), '10 of the Ray resource "GPU" (8 expert workers, up to 2 attention'),
     ((("config.form", "standalone"),), "config.form: the chart runs a cluster"),
     ((("config.attention.drain_timeout_s", 600.0),), "shorter than config.attention.drain_timeout_s"),
     ((("config.experts.port_range", [7199, 7100]),), "ends before it starts"),

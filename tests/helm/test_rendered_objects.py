@@ -1,7 +1,9 @@
 """What the chart renders, over a matrix of values: it fits the schemas, is one config, and is locked down."""
 
+import json
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,12 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _get_ray_resources_from_group_spec
 from ray.serve.schema import ServeDeploySchema
 
+from cluster.config import AttentionSection
+from cluster.ray_runtime import lacking
 from router import deployments
+from router.autoscaling import scaling_options
 from router.config import load_config, parse_config
+from router.serving import wanted_resources
 from tests.helm.chart import CHART, Helm, Rendered
 from tests.helm.conftest import CASES
 from tests.helm.operator_rules import faults
@@ -177,7 +183,13 @@ def test_names_are_unique_and_fit_kubernetes(rendered: Rendered):
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [("default", "gpt-oss-120b-2nodes"), ("1gpu", "gpt-oss-120b-1gpu"), ("tiny", "tiny")]
+    ("name", "preset"),
+    [
+        ("default", "gpt-oss-120b-2nodes"),
+        ("scale", "gpt-oss-120b-2nodes"),
+        ("1gpu", "gpt-oss-120b-1gpu"),
+        ("tiny", "tiny"),
+    ],
 )
 def test_values_files_compute_what_the_presets_compute(helm: Helm, name: str, preset: str):
     """Sizes and placement are the preset's; ports, resources and the edge belong to Kubernetes."""
@@ -189,6 +201,33 @@ def test_values_files_compute_what_the_presets_compute(helm: Helm, name: str, pr
     assert config.experts.num_workers == expected.experts.num_workers
     assert config.experts.copies == expected.experts.copies
     assert config.experts.device == expected.experts.device
+
+
+def test_attention_scales_as_far_as_nodes_can_come_and_no_further(helm: Helm, case: tuple[Path, ...]):
+    """Every replica and every worker that may be wanted has its GPU, on a node that takes it."""
+    rendered = helm.template(case)
+    config = load_args(rendered)
+    num_nodes = [1, *(group["maxReplicas"] for group in rendered.ray_cluster()["workerGroupSpecs"])]
+    offered: Counter[str] = Counter()
+    for group, number in zip(rendered.ray_groups(), num_nodes, strict=True):
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        own = json.loads(group["rayStartParams"]["resources"].strip("'\""))
+        for name, amount in ({"GPU": limits.get("nvidia.com/gpu", 0)} | own).items():
+            offered[name] += amount * number
+    wanted = wanted_resources(config.model_copy(update={"attention": _at_most(config.attention)}))
+    assert not lacking(wanted, offered)
+
+
+def _at_most(attention: AttentionSection) -> AttentionSection:
+    return attention.model_copy(update={"min_replicas": attention.max_replicas})
+
+
+def test_the_scaling_values_do_scale(helm: Helm):
+    rendered = helm.template(CASES["scale"])
+    attention = load_args(rendered).attention
+    assert (attention.min_replicas, attention.max_replicas) == (1, 4)
+    assert "autoscaling_config" in scaling_options(attention)
+    assert rendered.ray_cluster()["enableInTreeAutoscaling"] is True
 
 
 def load_args(rendered: Rendered) -> Any:
