@@ -20,12 +20,13 @@ from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
 from cluster.model_source import open_model
+from cluster.shard_loading import load_shard
 from model.checkpoint.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.expert_shard import ExpertShard
 from model.fingerprint import kernel_build, numerics_fingerprint
 from model.kernels.threads import use_threads
-from model.load import DenseOptions, LoadProgress, all_experts, load_experts, load_transformer
+from model.load import DenseOptions, LoadProgress, all_experts, load_transformer
 from model.moe import Experts
 from model.numerics import Numerics
 from model.transformer import Transformer
@@ -97,11 +98,9 @@ class AttentionLoader:
         return AttentionSide(engine, self.fingerprint, kernel_build(self._device), remote)
 
     def _load_experts(self) -> ExpertShard:
-        config = self._checkpoint.config
-        budget = self._spec.numerics.dequantized_experts_bytes
-        shard = ExpertShard(config, self._numerics, self._device, budget)
-        load_experts(self._checkpoint, shard, all_experts(self._checkpoint), self._report)
-        return shard
+        sections = self._spec.model, self._spec.numerics
+        keys = all_experts(self._checkpoint)
+        return load_shard(self._checkpoint, sections, self._device, keys, self._report).shard
 
 
 def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membership, secret: str) -> RemoteSide:

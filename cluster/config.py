@@ -26,6 +26,10 @@ class ModelSection(Section):
     max_context_tokens: PositiveInt | None = Field(
         default=None, description="Longest prompt plus output in tokens; by default the checkpoint's maximum"
     )
+    keep_packed_experts: bool = Field(
+        default=True,
+        description="Keep experts on disk in the CPU kernels' layout too, so that the next start maps them",
+    )
 
 
 class NumericsSection(Section):

@@ -9,10 +9,9 @@ from cluster.experts.handshake import Agreement, model_digest
 from cluster.experts.placement import Placement
 from cluster.experts.server import ExpertServer, ServerOptions
 from cluster.model_source import open_model
-from model.expert_shard import ExpertShard
+from cluster.shard_loading import load_shard
 from model.kernels.threads import use_threads
-from model.load import LoadProgress, load_experts
-from model.numerics import Numerics
+from model.load import LoadProgress
 
 
 def serve_share(
@@ -23,14 +22,13 @@ def serve_share(
     Raises CheckpointError naming file and tensor, or OSError if no port of the range is free.
     """
     use_threads(spec.experts.num_threads)
-    numerics = Numerics.of(spec.numerics.mode)
     checkpoint = open_model(spec.model.path)
     config = checkpoint.config
-    shard = ExpertShard(config, numerics, spec.experts.device, spec.numerics.dequantized_experts_bytes)
-    load_experts(checkpoint, shard, share_of(spec, index, config.num_layers, config.num_experts), report)
+    share = share_of(spec, index, config.num_layers, config.num_experts)
+    loaded = load_shard(checkpoint, (spec.model, spec.numerics), spec.experts.device, share, report)
     agreement = Agreement(model_digest(checkpoint), worker_fingerprint(spec))
     identity = WorkerIdentity(worker_id(index), agreement, spec.experts.device)
-    host = ExpertHost(shard, frame_format_of(spec, config), identity, checkpoint.expert)
+    host = ExpertHost(loaded.shard, frame_format_of(spec, config), identity, loaded.source.expert)
     server = ExpertServer(host, options)
     return server, server.start()
 

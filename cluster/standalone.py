@@ -18,12 +18,12 @@ from cluster.engine.build import build_engine
 from cluster.engine.engine_thread import EngineThread, OnStep
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.model_source import open_model
+from cluster.shard_loading import load_shard
 from model.checkpoint.weights import WeightSource
 from model.config import ModelConfig
-from model.expert_shard import ExpertShard
 from model.fingerprint import numerics_fingerprint
 from model.kernels.threads import use_threads
-from model.load import DenseOptions, Report, all_experts, load_experts, load_transformer, no_report
+from model.load import DenseOptions, Report, all_experts, load_transformer, no_report
 from model.numerics import Numerics
 
 if TYPE_CHECKING:
@@ -70,9 +70,8 @@ class Standalone:
         max_context = sections.model.max_context_tokens
         dtype = torch.float32 if sections.numerics.dense_weights == "float32" else torch.bfloat16
         transformer = load_transformer(weights, numerics, DenseOptions(device, dtype, max_context), report)
-        shard = ExpertShard(weights.config, numerics, device, sections.numerics.dequantized_experts_bytes)
-        load_experts(weights, shard, all_experts(weights), report)
-        engine = build_engine(transformer, shard, sections.engine, max_context)
+        loaded = load_shard(weights, (sections.model, sections.numerics), device, all_experts(weights), report)
+        engine = build_engine(transformer, loaded.shard, sections.engine, max_context)
         return cls(weights.config, engine, numerics_fingerprint(device, numerics))
 
     def start(self, on_step: OnStep | None = None) -> None:

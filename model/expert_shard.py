@@ -126,6 +126,9 @@ class ExpertShard:
         return lambda rows, bias: linear(rows, dense, bias)
 
     def _resident(self, matrix: ExpertMatrix) -> _Resident:
+        if isinstance(matrix, Mxfp4Weight):
+            assert self._reads_mxfp4, "only the native kernels read packed experts"
+            return matrix
         if isinstance(matrix, Mxfp4Tensor):
             return Mxfp4Weight.of(matrix) if self._reads_mxfp4 else matrix.to(self._device)
         return LinearWeight.of(matrix.to(self._device))

@@ -13,6 +13,7 @@ from model.numerics import Numerics
 from model.transformer import Transformer, TransformerWeights
 
 Report = Callable[["LoadProgress"], None]
+_EXPERTS_BETWEEN_RELEASES = 8
 Weights = TypeVar("Weights")
 
 
@@ -64,8 +65,10 @@ def load_transformer(
         gates.append(resident(checkpoint.gate(layer)))
         report(LoadProgress("dense weights", 1 + len(gates), total))
     weights = TransformerWeights(embedding, attention, gates, resident(checkpoint.head()))
+    transformer = Transformer(config, weights, numerics, options.max_positions)
+    checkpoint.release()
     report(LoadProgress("dense weights", total, total))
-    return Transformer(config, weights, numerics, options.max_positions)
+    return transformer
 
 
 def load_experts(
@@ -79,6 +82,8 @@ def load_experts(
     report(LoadProgress("experts", 0, len(wanted)))
     for done, (layer, expert) in enumerate(wanted, start=1):
         shard.put(layer, expert, checkpoint.expert(layer, expert))
+        if done % _EXPERTS_BETWEEN_RELEASES == 0 or done == len(wanted):
+            checkpoint.release()
         report(LoadProgress("experts", done, len(wanted)))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint.layout import CheckpointFormat, Layout, StoredTensor
-from model.checkpoint.tensor_store import TensorStore
+from model.checkpoint.store import Store
 from model.checkpoint.weights import (
     AttentionWeights,
     EmbeddingWeights,
@@ -32,11 +32,11 @@ class Checkpoint:
     """
 
     path: Path
-    """The directory that holds the files."""
+    """The directory that holds the files, or the file."""
     format: CheckpointFormat
     config: ModelConfig
     layout: Layout
-    store: TensorStore
+    store: Store
 
     def tensor(self, name: str) -> Tensor:
         """Return the tensor with the canonical `name` (see `weights`), stacked experts included; raises KeyError."""
@@ -60,14 +60,26 @@ class Checkpoint:
 
     def expert(self, layer: int, expert: int) -> ExpertWeights:
         """Return one expert of `layer`; raises IndexError if there is none of that number."""
-        if not (0 <= layer < self.config.num_layers and 0 <= expert < self.config.num_experts):
-            raise IndexError(f"the model has no expert {expert} in layer {layer}")
+        self.check_expert(layer, expert)
         return ExpertWeights(
             mlp1=self._expert_matrix(layer, "mlp1", expert),
             mlp1_bias=self._expert_row(layer, "mlp1_bias", expert),
             mlp2=self._expert_matrix(layer, "mlp2", expert),
             mlp2_bias=self._expert_row(layer, "mlp2_bias", expert),
         )
+
+    def release(self) -> None:
+        """Let go of the memory that reading took; tensors returned so far stay good."""
+        self.store.release()
+
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that hold the tensors, in order."""
+        return tuple(sorted(set(self.store.files.values())))
+
+    def check_expert(self, layer: int, expert: int) -> None:
+        """Raise IndexError if the model has no such expert."""
+        if not (0 <= layer < self.config.num_layers and 0 <= expert < self.config.num_experts):
+            raise IndexError(f"the model has no expert {expert} in layer {layer}")
 
     def stored_tensors(self) -> list[StoredTensor]:
         """Return every stored tensor of the layout."""

@@ -71,6 +71,9 @@ class RandomWeights:
             mlp2_bias=self._uniform(name + "mlp2_bias", (hidden,), BIAS_STD),
         )
 
+    def release(self) -> None:
+        """Do nothing: no memory is held."""
+
     def head(self) -> HeadWeights:
         """Return the last norm and the unembedding; logits have a standard deviation of about 2."""
         vocab, hidden = self.config.vocab_size, self.config.hidden_size

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.checkpoint.layout import CheckpointFormat, StoredTensor
 from model.checkpoint.weights import ExpertMatrix, ExpertWeights, WeightSource
+from model.kernels.mxfp4_linear import Mxfp4Weight
 from model.mxfp4 import Mxfp4Tensor, dequantize, quantize
 
 
@@ -23,7 +24,7 @@ class WeightChunks:
         """Return the pieces of `group[position]`, the stored tensors that make up `canonical`."""
         scope, _, field = canonical.rpartition(".")
         if scope.endswith(".experts"):
-            return (_stored_field(expert, field) for expert in self._experts(scope))
+            return (_stored_field(expert, field) for expert in self.experts(scope))
         first_row = sum(stored.shape[0] for stored in group[:position])
         value: Tensor = getattr(self._dense(scope), field)
         return iter([value[first_row : first_row + group[position].shape[0]]])
@@ -46,7 +47,8 @@ class WeightChunks:
             case _:
                 raise AssertionError(f"no weights have the canonical name {scope}")
 
-    def _experts(self, scope: str) -> list[ExpertWeights]:
+    def experts(self, scope: str) -> list[ExpertWeights]:
+        """Return the experts of `scope` (`layers.N.experts`), their matrices as the format holds them."""
         if scope != self._scope:
             layer = int(scope.split(".")[1])
             experts = (self._source.expert(layer, expert) for expert in range(self._source.config.num_experts))
@@ -61,6 +63,7 @@ class WeightChunks:
 
     def _matrix(self, matrix: ExpertMatrix) -> ExpertMatrix:
         """Return `matrix` as the format holds it."""
+        matrix = matrix.unpacked() if isinstance(matrix, Mxfp4Weight) else matrix
         if self._format.are_experts_packed:
             return matrix if isinstance(matrix, Mxfp4Tensor) else quantize(matrix)
         dense = dequantize(matrix, torch.bfloat16) if isinstance(matrix, Mxfp4Tensor) else matrix
@@ -73,4 +76,7 @@ def _stored_field(weights: ExpertWeights, field: str) -> Tensor:
     if kind == "bias":
         return getattr(weights, field)
     value: ExpertMatrix = getattr(weights, matrix)
-    return getattr(value, kind) if isinstance(value, Mxfp4Tensor) else value
+    if isinstance(value, Mxfp4Tensor):
+        return getattr(value, kind)
+    assert isinstance(value, Tensor), "a matrix was not converted"
+    return value

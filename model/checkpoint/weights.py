@@ -11,10 +11,11 @@ from typing import Protocol, TypeAlias
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.kernels.mxfp4_linear import Mxfp4Weight
 from model.mxfp4 import Mxfp4Tensor
 
-ExpertMatrix: TypeAlias = Mxfp4Tensor | Tensor
-"""[rows, columns] as MXFP4, or as bf16 where a checkpoint was saved dequantised."""
+ExpertMatrix: TypeAlias = Mxfp4Tensor | Mxfp4Weight | Tensor
+"""[rows, columns] as MXFP4, the same packed for the CPU kernels, or bf16 where a checkpoint was saved dequantised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +106,8 @@ class WeightSource(Protocol):
 
     def head(self) -> HeadWeights:
         """Return the last norm and the unembedding."""
+        ...
+
+    def release(self) -> None:
+        """Let go of the memory that reading took; tensors returned so far stay good."""
         ...

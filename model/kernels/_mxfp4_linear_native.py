@@ -14,14 +14,20 @@ _FEATURES = 8
 _CODE_BYTES = 128
 
 
-def pack_blocks(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Return blocks [N, K/32, 16] and scales [N, K/32] u8 as [N/8, K/32, 136] u8."""
-    features, num_blocks = scales.shape
+def packed_shape(features: int, width: int) -> tuple[int, int, int]:
+    """Return the shape of a weight [features, width] as packed; raises ValueError if it cannot be."""
     if features % _FEATURES:
         raise ValueError(f"an MXFP4 weight of {features} features cannot be packed; wanted a multiple of {_FEATURES}")
-    packed = blocks.new_empty((features // _FEATURES, num_blocks, _CODE_BYTES + _FEATURES))
+    return features // _FEATURES, width // 32, _CODE_BYTES + _FEATURES
+
+
+def pack_blocks(blocks: Tensor, scales: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return blocks [N, K/32, 16] and scales [N, K/32] u8 as [N/8, K/32, 136] u8, in `out` if it is given."""
+    features, num_blocks = scales.shape
     sizes = features, num_blocks * 32
-    required_library().call("em_mxfp4_pack", blocks.contiguous(), scales.contiguous(), *sizes, packed)
+    packed = blocks.new_empty(packed_shape(*sizes)) if out is None else out
+    blocks, scales = blocks.contiguous(), scales.contiguous()
+    required_library().call("em_mxfp4_pack", blocks, scales, *sizes, packed, threads=num_threads())
     return packed
 
 

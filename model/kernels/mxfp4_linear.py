@@ -10,9 +10,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.kernels._mxfp4_linear_native import mxfp4_linear_native, pack_blocks, unpack_blocks
+from model.kernels._mxfp4_linear_native import mxfp4_linear_native, pack_blocks, packed_shape, unpack_blocks
 from model.kernels.linear import LinearWeight, linear_torch
 from model.mxfp4 import Mxfp4Tensor, dequantize
+
+__all__ = ["LAYOUT_VERSION", "Mxfp4Weight", "mxfp4_linear", "mxfp4_linear_torch", "packed_shape"]
+
+LAYOUT_VERSION = 1
+"""Raised whenever the packed layout changes: packed experts are kept on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,10 @@ class Mxfp4Weight:
     def of(cls, weight: Mxfp4Tensor) -> "Mxfp4Weight":
         """Return a packed copy of `weight`; needs the native library."""
         return cls(pack_blocks(weight.blocks, weight.scales))
+
+    def fill(self, weight: Mxfp4Tensor) -> None:
+        """Pack `weight` into this one's memory."""
+        pack_blocks(weight.blocks, weight.scales, self.packed)
 
     def unpacked(self) -> Mxfp4Tensor:
         """Return the weight in the checkpoint's layout."""

@@ -2,9 +2,7 @@
 
 import json
 import os
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,44 +19,17 @@ from model.checkpoint.packed import PACKED
 from model.checkpoint.random_weights import RandomWeights
 from model.checkpoint.safetensors_header import read_header
 from model.checkpoint.safetensors_writer import header_bytes
-from model.checkpoint.weights import ExpertMatrix, HeadWeights, WeightSource
+from model.checkpoint.weights import HeadWeights
 from model.checkpoint.write import write_checkpoint, write_random_checkpoint
 from model.config import GPT_OSS_20B, GPT_OSS_120B, ModelConfig
 from model.errors import ConfigError
-from model.mxfp4 import Mxfp4Tensor, dequantize
+from model.mxfp4 import Mxfp4Tensor
 from tests.support.random_model import random_config
+from tests.support.same_model import assert_same_model, dense, tensors_of
 
 LAYOUTS: list[FormatName] = ["packed", "bf16", "original"]
 SINGLE_SHARD = 10**9
 CONFIG = random_config(num_layers=3, num_experts=5, experts_per_token=2, vocab_size=101, max_positions=131072)
-
-
-def dense(matrix: ExpertMatrix) -> Tensor:
-    return dequantize(matrix, torch.bfloat16) if isinstance(matrix, Mxfp4Tensor) else matrix
-
-
-def tensors_of(source: WeightSource) -> dict[str, Tensor]:
-    """Return every weight of `source` by canonical name, experts one by one and dequantised."""
-    groups: dict[str, Any] = {"embedding": source.embedding(), "head": source.head()}
-    for layer in range(source.config.num_layers):
-        groups[f"{layer}.attention"] = source.attention(layer)
-        groups[f"{layer}.gate"] = source.gate(layer)
-        for expert in range(source.config.num_experts):
-            groups[f"{layer}.{expert}"] = source.expert(layer, expert)
-    return {
-        f"{name}.{field.name}": dense(getattr(group, field.name))
-        for name, group in groups.items()
-        for field in fields(group)
-    }
-
-
-def assert_same_model(one: WeightSource, other: WeightSource) -> None:
-    assert one.config == other.config
-    first, second = tensors_of(one), tensors_of(other)
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        assert tensor.dtype == second[name].dtype, name
-        assert torch.equal(tensor, second[name]), name
 
 
 @pytest.mark.parametrize(

@@ -128,25 +128,35 @@ void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* 
 }
 #endif
 
+// Eight codes in input order, two a byte, as four bytes whose halves are four inputs apart.
+inline uint32_t kernel_order(uint32_t inputs) {
+  const uint32_t even = inputs & 0x0F0F0F0F, odd = (inputs >> 4) & 0x0F0F0F0F;  // inputs 0 2 4 6 and 1 3 5 7
+  const uint32_t evens = (even & 0xFFFF) | (even >> 16) << 4, odds = (odd & 0xFFFF) | (odd >> 16) << 4;
+  return (evens & 0xFF) | (odds & 0xFF) << 8 | (evens & 0xFF00) << 8 | (odds & 0xFF00) << 16;
+}
+
 }  // namespace
 
 extern "C" {
 
 // blocks [n, k/32, 16] and scales [n, k/32] as checkpoints have them; packed [n/8][k/32][136].
-void em_mxfp4_pack(const uint8_t* blocks, const uint8_t* scales, int64_t n, int64_t k, uint8_t* packed) {
+void em_mxfp4_pack(const uint8_t* blocks, const uint8_t* scales, int64_t n, int64_t k, uint8_t* packed, int threads) {
   const int64_t num_blocks = k / kBlock;
-  std::memset(packed, 0, n / kLanes * num_blocks * kBlockBytes);
-  for (int64_t feature = 0; feature < n; ++feature)
+  pool().run(threads, n / kLanes, [&](int64_t group) {
     for (int64_t block = 0; block < num_blocks; ++block) {
-      uint8_t* to = packed + (feature / kLanes * num_blocks + block) * kBlockBytes;
-      const int lane = static_cast<int>(feature % kLanes);
-      to[kCodeBytes + lane] = scales[feature * num_blocks + block];
-      const uint8_t* from = blocks + (feature * num_blocks + block) * (kBlock / 2);
-      for (int i = 0; i < kBlock; ++i) {
-        const uint8_t code = i % 2 ? from[i / 2] >> 4 : from[i / 2] & 15;
-        to[32 * (i / 8) + 4 * lane + i % 4] |= i % 8 < 4 ? code : code << 4;
+      uint8_t* to = packed + (group * num_blocks + block) * kBlockBytes;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int64_t from = (group * kLanes + lane) * num_blocks + block;
+        to[kCodeBytes + lane] = scales[from];
+        for (int m = 0; m < 4; ++m) {
+          uint32_t inputs;
+          std::memcpy(&inputs, blocks + from * (kBlock / 2) + 4 * m, sizeof inputs);
+          const uint32_t codes = kernel_order(inputs);
+          std::memcpy(to + 32 * m + 4 * lane, &codes, sizeof codes);
+        }
       }
     }
+  });
 }
 
 // x [rows, k] f32, packed as above, out [rows, n] f32.
