@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from model.checkpoint.layout import FormatName
+from model.checkpoint.layout import AnyFormatName
 from model.checkpoint.open import Survey, survey_checkpoint
 from model.config import ModelConfig
 from model.sizes import PartSizes
@@ -14,7 +14,7 @@ class CheckpointReport:
     """A checkpoint's contents. Sizes are those of the tensors that are really there."""
 
     path: Path
-    format: FormatName
+    format: AnyFormatName
     config: ModelConfig
     num_parameters: int
     """Of the model that the configuration describes."""
@@ -44,7 +44,7 @@ class CheckpointReport:
 
 
 def inspect_checkpoint(path: str | Path) -> CheckpointReport:
-    """Return what the checkpoint in `path` holds; raises CheckpointError if it has no readable configuration."""
+    """Return what the checkpoint in or at `path` holds; raises CheckpointError if it has no readable configuration."""
     survey = survey_checkpoint(path)
     checkpoint = survey.checkpoint
     entries = checkpoint.store.entries

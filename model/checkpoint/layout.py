@@ -10,7 +10,10 @@ from model.config import ModelConfig
 from model.mxfp4 import BLOCK_BYTES, BLOCK_VALUES
 
 FormatName: TypeAlias = Literal["packed", "bf16", "original"]
-"""Hugging Face with MXFP4 experts, Hugging Face with bf16 experts, and the `original/` folder."""
+"""Hugging Face with MXFP4 experts, Hugging Face with bf16 experts, and the `original/` folder: directories."""
+
+AnyFormatName: TypeAlias = FormatName | Literal["gguf"]
+"""Those, and the file of llama.cpp and Ollama."""
 
 PartName: TypeAlias = Literal[
     "embedding", "unembedding", "attention", "gate", "norms", "expert_weights", "expert_biases"
@@ -45,7 +48,7 @@ Layout: TypeAlias = dict[str, tuple[StoredTensor, ...]]
 class CheckpointFormat:
     """One way to store a model."""
 
-    name: FormatName
+    name: AnyFormatName
     layout: Callable[[ModelConfig], Layout]
     are_experts_packed: bool
     are_experts_transposed: bool = False

@@ -1,4 +1,4 @@
-"""Finding a checkpoint in a directory: its configuration, its files, its format; and whether all of it is there.
+"""Finding a checkpoint at a path: its configuration, its files, its format; and whether all of it is there.
 
 Only headers are read. `survey_checkpoint` lists every problem, `open_checkpoint` raises the first.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 from model.checkpoint.bf16 import BF16
 from model.checkpoint.checkpoint import Checkpoint
+from model.checkpoint.gguf.checkpoint import gguf_in, survey_gguf
+from model.checkpoint.gguf.header import is_gguf
 from model.checkpoint.json_file import read_json_object
 from model.checkpoint.layout import CheckpointFormat
 from model.checkpoint.original import ORIGINAL
@@ -48,10 +50,11 @@ class Index:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Return the checkpoint in the directory `path`, its headers checked against its configuration.
+    """Return the checkpoint at `path`, its headers checked against its configuration.
 
-    `path` is what a model hub's download holds, or an `original/` folder, or a folder that has nothing but that.
-    Raises CheckpointError naming file and tensor.
+    `path` is what a model hub's download holds, or an `original/` folder, or a folder that has nothing but that; or it
+    is a GGUF file, one part of a split one, or a directory of nothing else. Raises CheckpointError naming file and
+    tensor.
     """
     survey = survey_checkpoint(path)
     if survey.problems:
@@ -60,7 +63,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def survey_checkpoint(path: str | Path) -> Survey:
-    """Return the checkpoint in `path` with all its problems; raises CheckpointError if there is no configuration."""
+    """Return the checkpoint at `path` with all its problems; raises CheckpointError if there is no configuration."""
+    gguf = _gguf(Path(path))
+    if gguf is not None:
+        return Survey(*survey_gguf(gguf), declared_bytes=None)
     directory = _directory(Path(path))
     document = read_json_object(directory / CONFIG_FILE)
     config = _read_config(directory, document)
@@ -76,12 +82,22 @@ def survey_checkpoint(path: str | Path) -> Survey:
     return Survey(checkpoint, tuple(problems), index.declared_bytes if index else None)
 
 
+def _gguf(path: Path) -> Path | None:
+    """Return the GGUF file that `path` is, or holds instead of a checkpoint in another format."""
+    if path.is_file():
+        return path if is_gguf(path) or path.suffix == ".gguf" else None
+    if not path.is_dir() or (path / CONFIG_FILE).exists() or any(path.glob("*.safetensors")):
+        return None
+    return gguf_in(path)
+
+
 def _directory(path: Path) -> Path:
     """Return the directory that holds the weights: `path`, or `original/` in it when only that has any."""
     if not path.exists():
         raise CheckpointMissing(path, None, "no such directory")
     if not path.is_dir():
-        raise CheckpointMissing(path, None, "is a file; a checkpoint is the directory that holds config.json")
+        problem = "is a file; a checkpoint is the directory that holds config.json, or a GGUF file"
+        raise CheckpointMissing(path, None, problem)
     original = path / ORIGINAL_DIRECTORY
     has_weights = (path / INDEX_FILE).exists() or any(path.glob("*.safetensors"))
     return original if not has_weights and any(original.glob("*.safetensors")) else path

@@ -20,7 +20,7 @@ from model.checkpoint.weights import WeightSource
 from model.config import ModelConfig
 from model.config_json import write_original_config
 
-FORMATS: dict[FormatName, CheckpointFormat] = {known.name: known for known in (PACKED, BF16, ORIGINAL)}
+FORMATS: dict[FormatName, CheckpointFormat] = {"packed": PACKED, "bf16": BF16, "original": ORIGINAL}
 MAX_SHARD_BYTES = 5_000_000_000
 
 
