@@ -1,4 +1,4 @@
-"""From what a config or a user calls a model to its checkpoint: the embedded one, a directory, or a fetched one."""
+"""From what a config or a user calls a model to its checkpoint: the embedded one, a path, or a fetched one."""
 
 import re
 from pathlib import Path
@@ -30,10 +30,10 @@ def open_model(name: str) -> Checkpoint:
 
 
 def find_model(name: str) -> Path:
-    """Return the directory of a model, which may yet be damaged inside.
+    """Return the directory or GGUF file of a model, which may yet be damaged inside.
 
-    `tiny` is the embedded model, expanded into the cache on first use; any other name is a directory or, if there is
-    none, a model on the hub (`owner/name`) that has been fetched into the cache. Raises CheckpointMissing.
+    `tiny` is the embedded model, expanded into the cache on first use; any other name is a path or, if there is
+    nothing, a model on the hub (`owner/name`) that has been fetched into the cache. Raises CheckpointMissing.
     """
     if name == EMBEDDED_MODEL:
         return _embedded()

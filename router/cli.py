@@ -7,6 +7,7 @@ import typer
 
 from router.cli_bench import bench
 from router.cli_chat import chat
+from router.cli_convert import convert
 from router.cli_errors import CommandGroup
 from router.cli_models import fetch, inspect, models
 from router.cli_options import AsJson
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (serve, chat, status, inspect, fetch):
+for command in (serve, chat, status, inspect, fetch, convert):
     app.command()(command)
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")

@@ -18,7 +18,7 @@ models = typer.Typer(help="The models in the cache.", no_args_is_help=True)
 
 def inspect(
     checkpoint: Annotated[
-        str, typer.Argument(help="A directory, `tiny`, or a fetched model such as openai/gpt-oss-20b.")
+        str, typer.Argument(help="A directory, a GGUF file, `tiny`, or a fetched model such as openai/gpt-oss-20b.")
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from model.checkpoint.gguf.header import GgufHeader, read_gguf_header
 from model.checkpoint.gguf.layout import GGUF, gguf_layout
 from model.checkpoint.gguf.metadata import SizedByTensors, read_gguf_config
 from model.checkpoint.gguf.store import GgufStore
+from model.checkpoint.layout import CheckpointFormat, Layout
 from model.checkpoint.weights import ExpertMatrix, ExpertWeights
 from model.config import ModelConfig
 from model.errors import CheckpointDamaged, CheckpointError, CheckpointMissing, ConfigError
@@ -78,7 +79,8 @@ def survey_gguf(path: Path) -> tuple[GgufCheckpoint, tuple[CheckpointError, ...]
         names = f"its name says it is one of {len(parts)}"
         problems.append(CheckpointDamaged(first, None, f"split.count is {header.metadata['split.count']}, but {names}"))
     config = _config(first, header, store)
-    checkpoint = GgufCheckpoint(first, GGUF, config, gguf_layout(config, store.entries), store)
+    layout = gguf_layout(config, store.entries)
+    checkpoint = GgufCheckpoint(first, _format(layout, store), config, layout, store)
     found = [store.problem(stored) for stored in checkpoint.stored_tensors()]
     are_parts_missing = bool(problems)
     problems += [
@@ -118,6 +120,12 @@ def _add_part(store: GgufStore, file: Path) -> CheckpointError | None:
 def _integer(header: GgufHeader, key: str, default: int) -> int:
     value = header.metadata.get(key, default)
     return value if isinstance(value, int) else -1
+
+
+def _format(layout: Layout, store: GgufStore) -> CheckpointFormat:
+    """Return GGUF, its experts packed only if every one of them is MXFP4."""
+    experts = [stored.name for group in layout.values() for stored in group if stored.part == "expert_weights"]
+    return replace(GGUF, are_experts_packed=all(name in store.entries and store.is_mxfp4(name) for name in experts))
 
 
 def _config(file: Path, header: GgufHeader, store: GgufStore) -> ModelConfig:

@@ -54,8 +54,12 @@ def plan_gguf(config: ModelConfig, dense: DenseType = "bf16") -> GgufPlan:
     }
     metadata |= write_gguf_config(config)
     metadata |= vocabulary_metadata(config.vocab_size)
-    tensors = [(item.stored.name, _block_type(item.stored, dense), item.stored.shape) for item in _items(config)]
-    return GgufPlan.of(metadata, tensors)
+    return GgufPlan.of(metadata, _tensors(config, dense))
+
+
+def gguf_bytes(config: ModelConfig, dense: DenseType = "bf16") -> int:
+    """Return the bytes of the tensors in such a file: all of it but the header, without making one."""
+    return sum(tensor.num_bytes for tensor in GgufPlan.of({}, _tensors(config, dense)).tensors)
 
 
 def write_gguf(
@@ -90,6 +94,10 @@ def _write(file: Path, plan: GgufPlan, source: WeightSource, on_bytes: Callable[
             num_bytes = writer.write(_pieces(chunks, item, tensor.block_type))
             if on_bytes:
                 on_bytes(num_bytes)
+
+
+def _tensors(config: ModelConfig, dense: DenseType) -> list[tuple[str, BlockType, tuple[int, ...]]]:
+    return [(item.stored.name, _block_type(item.stored, dense), item.stored.shape) for item in _items(config)]
 
 
 def _items(config: ModelConfig) -> list[_Item]:

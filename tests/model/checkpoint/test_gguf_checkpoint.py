@@ -43,6 +43,7 @@ def packaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_the_gguf_package_writes_is_the_model_it_was_given(packaged: Path) -> None:
     checkpoint = open_checkpoint(packaged)
     assert checkpoint.format.name == "gguf"
+    assert checkpoint.format.are_experts_packed
     assert isinstance(checkpoint.expert(1, 2).mlp1, Mxfp4Tensor)
     assert_same_model(checkpoint, BARE)
 
@@ -71,6 +72,7 @@ def test_experts_that_were_dequantised_are_read_as_bf16(tmp_path: Path) -> None:
     write_with_package(tmp_path / "model.gguf", BARE, experts=GGMLQuantizationType.BF16)
     checkpoint = open_checkpoint(tmp_path / "model.gguf")
     assert isinstance(checkpoint.expert(0, 0).mlp1, torch.Tensor)
+    assert not checkpoint.format.are_experts_packed
     assert_same_model(checkpoint, BARE)
 
 

@@ -78,8 +78,8 @@ def test_the_gguf_package_finds_what_its_own_writer_would_have_written(
         assert ours[name].tensor_type == tensor.tensor_type, name
         assert ours[name].shape.tolist() == tensor.shape.tolist(), name
         if tensor.tensor_type == GGMLQuantizationType.MXFP4:
-            values = [gguf.dequantize(each.data, each.tensor_type) for each in (ours[name], tensor)]
-            assert np.array_equal(*values), name
+            found, expected = (gguf.dequantize(each.data, each.tensor_type) for each in (ours[name], tensor))
+            assert np.array_equal(found, expected), name
         else:
             assert np.array_equal(ours[name].data, tensor.data), name
 
