@@ -18,14 +18,13 @@ from cluster.cluster_spec import ClusterSpec
 from cluster.cluster_status import FAILED, READY, ComponentReport, Membership
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
-from cluster.errors import ClusterError, EngineStopped
+from cluster.errors import EngineStopped
 from cluster.held_sequences import HeldSequences
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.sequence_end import SequenceEnd
 from cluster.supervision import StoredState
 from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
-from model.errors import ModelError
 from model.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class AttentionReplica:
         self._reporter = ProgressReporter(self._name, "attention", self._send)
         try:
             self._begin()
-        except (ClusterError, ModelError, ValueError, OSError) as error:
+        except Exception as error:
             self._send(ComponentReport(self._name, "attention", FAILED, detail=f"{type(error).__name__}: {error}"))
             raise
         threading.Thread(target=self._watch, name="membership", daemon=True).start()

@@ -24,7 +24,7 @@ from cluster.shard_loading import load_shard
 from model.checkpoint.checkpoint import Checkpoint
 from model.config import ModelConfig
 from model.expert_shard import ExpertShard
-from model.fingerprint import kernel_build, numerics_fingerprint
+from model.fingerprint import joint_fingerprint, kernel_build, numerics_fingerprint
 from model.kernels.threads import use_threads
 from model.load import DenseOptions, LoadProgress, all_experts, load_transformer
 from model.moe import Experts
@@ -54,6 +54,7 @@ class AttentionSide:
 
     engine: EngineThread
     fingerprint: str
+    """Of the numerics here and on the workers together."""
     kernel_backend: str
     remote: RemoteSide | None
     """None if the experts are here."""
@@ -95,7 +96,8 @@ class AttentionLoader:
         experts: Experts = self._load_experts() if remote is None else remote.experts
         engine = build_engine(transformer, experts, spec.engine, spec.model.max_context_tokens)
         engine.start()
-        return AttentionSide(engine, self.fingerprint, kernel_build(self._device), remote)
+        fingerprint = joint_fingerprint(self.fingerprint, membership.worker_fingerprint if is_remote else None)
+        return AttentionSide(engine, fingerprint, kernel_build(self._device), remote)
 
     def _load_experts(self) -> ExpertShard:
         sections = self._spec.model, self._spec.numerics
@@ -107,7 +109,7 @@ def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membe
     """Return the experts behind streams that are open. Raises HandshakeRefused naming what differs, or WorkerLost."""
     section, config = spec.experts, checkpoint.config
     frame_format = frame_format_of(spec, config)
-    agreement = Agreement(model_digest(checkpoint), worker_fingerprint(spec))
+    agreement = Agreement(model_digest(checkpoint), membership.worker_fingerprint or "")
     incarnation = new_incarnation()
     options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
     transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
@@ -137,11 +139,6 @@ def addresses_of(membership: Membership) -> dict[str, str]:
 def frame_format_of(spec: ClusterSpec, config: ModelConfig) -> FrameFormat:
     """Return what frames between this application's processes look like."""
     return FrameFormat.of(config, Numerics.of(spec.numerics.mode), spec.engine.max_step_tokens)
-
-
-def worker_fingerprint(spec: ClusterSpec) -> str:
-    """Return the numerics fingerprint that a worker must have."""
-    return numerics_fingerprint(spec.experts.device, Numerics.of(spec.numerics.mode))
 
 
 def dense_dtype(spec: ClusterSpec) -> torch.dtype:

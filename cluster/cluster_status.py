@@ -15,6 +15,8 @@ class Member:
     incarnation: int
     address: str
     """host:port of its expert server."""
+    fingerprint: str
+    """Of the numerics on its device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,11 @@ class Membership:
     copies: int
     members: tuple[Member, ...]
     """The ready ones; fewer than `num_workers` while a worker is being made anew."""
+
+    @property
+    def worker_fingerprint(self) -> str | None:
+        """Return the numerics fingerprint that all workers share; None without workers."""
+        return self.members[0].fingerprint if self.members else None
 
 
 @dataclass(frozen=True, slots=True)

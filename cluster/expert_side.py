@@ -1,8 +1,9 @@
 """The expert side of a model in one process: a shard of the experts behind an expert server. No Ray here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from cluster.attention_side import frame_format_of, worker_fingerprint
+from cluster.attention_side import frame_format_of
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.experts.expert_host import ExpertHost, WorkerIdentity
 from cluster.experts.handshake import Agreement, model_digest
@@ -10,14 +11,26 @@ from cluster.experts.placement import Placement
 from cluster.experts.server import ExpertServer, ServerOptions
 from cluster.model_source import open_model
 from cluster.shard_loading import load_shard
+from model.fingerprint import numerics_fingerprint
 from model.kernels.threads import use_threads
 from model.load import LoadProgress
+from model.numerics import Numerics
+
+
+@dataclass(frozen=True, slots=True)
+class ServedShare:
+    """A worker's experts behind their server."""
+
+    server: ExpertServer
+    port: int
+    fingerprint: str
+    """Of the numerics on this worker's device."""
 
 
 def serve_share(
     spec: ClusterSpec, index: int, options: ServerOptions, report: Callable[[LoadProgress], None]
-) -> tuple[ExpertServer, int]:
-    """Load a worker's share of the experts and serve it; return the server and its port.
+) -> ServedShare:
+    """Load a worker's share of the experts and serve it.
 
     Raises CheckpointError naming file and tensor, or OSError if no port of the range is free.
     """
@@ -26,11 +39,12 @@ def serve_share(
     config = checkpoint.config
     share = share_of(spec, index, config.num_layers, config.num_experts)
     loaded = load_shard(checkpoint, (spec.model, spec.numerics), spec.experts.device, share, report)
-    agreement = Agreement(model_digest(checkpoint), worker_fingerprint(spec))
+    fingerprint = numerics_fingerprint(spec.experts.device, Numerics.of(spec.numerics.mode))
+    agreement = Agreement(model_digest(checkpoint), fingerprint)
     identity = WorkerIdentity(worker_id(index), agreement, spec.experts.device)
     host = ExpertHost(loaded.shard, frame_format_of(spec, config), identity, loaded.source.expert)
     server = ExpertServer(host, options)
-    return server, server.start()
+    return ServedShare(server, server.start(), fingerprint)
 
 
 def share_of(spec: ClusterSpec, index: int, num_layers: int, num_experts: int) -> frozenset[tuple[int, int]]:

@@ -58,11 +58,11 @@ class ExpertWorker:
         host = ray.util.get_node_ip_address()
         first, last = seat.spec.experts.port_range
         options = ServerOptions(seat.secret, host, (first, last))
-        self._server, port = serve_share(seat.spec, seat.index, options, self._reporter.loading)
-        address = f"{host}:{port}"
+        self._served = serve_share(seat.spec, seat.index, options, self._reporter.loading)
+        address = f"{host}:{self._served.port}"
         detail = f"{address} on {node_name()}, incarnation {seat.incarnation}"
         self._send(ComponentReport(seat.worker_id, "worker", READY, is_ready=True, detail=detail))
-        return Member(seat.worker_id, seat.index, seat.incarnation, address)
+        return Member(seat.worker_id, seat.index, seat.incarnation, address, self._served.fingerprint)
 
     def hold(self) -> None:
         """Return when the worker ends; whoever waits for this learns of its death."""

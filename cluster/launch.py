@@ -44,6 +44,7 @@ class _Worker:
     process: "subprocess.Popen[bytes]"
     said: bytearray = field(default_factory=bytearray)
     port: int | None = None
+    fingerprint: str = ""
 
     @property
     def id(self) -> str:
@@ -51,7 +52,7 @@ class _Worker:
 
     @property
     def member(self) -> Member:
-        return Member(self.id, self.index, self.incarnation, f"127.0.0.1:{self.port}")
+        return Member(self.id, self.index, self.incarnation, f"127.0.0.1:{self.port}", self.fingerprint)
 
 
 class LaunchedCluster:
@@ -207,7 +208,7 @@ class LaunchedCluster:
         if "error" in document:
             raise WorkerLost(f"{worker.id} cannot start: {document['error']}")
         if "port" in document:
-            worker.port = document["port"]
+            worker.port, worker.fingerprint = document["port"], document["fingerprint"]
         else:
             self._report(worker.id, LoadProgress(**document))
 

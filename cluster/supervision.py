@@ -45,6 +45,8 @@ class StoredState:
     last_incarnations: tuple[int, ...] = ()
     epoch: int = -1
     """Of the placement published last; -1 before the first."""
+    worker_fingerprint: str | None = None
+    """That of the first worker that was ready: experts give the same bits wherever they are, so all must have it."""
     lease_s: float | None = None
     """How long an owner may be silent; None if nobody in the foreground owns the application."""
     is_wanted: bool = True
@@ -154,13 +156,21 @@ class Supervision:
         if is_up:
             self._application_seen_s = self._clock.now_s()
 
-    def worker_ready(self, member: Member) -> None:
-        """Learn that a worker can serve."""
+    def worker_ready(self, member: Member) -> str | None:
+        """Learn that a worker can serve; return why it may not, if its bits would differ from the other workers'."""
         worker = self._workers.get(member.index)
-        if worker is not None and worker.incarnation == member.incarnation and worker.state is WorkerState.STARTING:
-            worker.state = WorkerState.READY
-            worker.member = member
-            self._num_failures.pop(member.index, None)
+        if worker is None or worker.incarnation != member.incarnation or worker.state is not WorkerState.STARTING:
+            return None
+        expected = self._stored.worker_fingerprint
+        if expected is None:
+            self._keep(replace(self._stored, worker_fingerprint=member.fingerprint))
+        elif expected != member.fingerprint:
+            self.worker_lost(member.index, member.incarnation)
+            return f"its numerics fingerprint is {member.fingerprint}, the other workers' is {expected}"
+        worker.state = WorkerState.READY
+        worker.member = member
+        self._num_failures.pop(member.index, None)
+        return None
 
     def worker_lost(self, index: int, incarnation: int) -> None:
         """Learn that a worker died or could not start."""

@@ -127,7 +127,10 @@ class Supervisor:
         self._wake.set()
 
     def _worker_ready(self, member: Member) -> None:
-        self._supervision.worker_ready(member)
+        refusal = self._supervision.worker_ready(member)
+        if refusal is not None:
+            logger.error("%s, incarnation %d: %s", member.worker_id, member.incarnation, refusal)
+            self._note(ComponentReport(member.worker_id, "worker", FAILED, detail=refusal))
         self._wake.set()
 
     def _worker_lost(self, seat: WorkerSeat, stage: str, reason: str) -> None:

@@ -68,7 +68,7 @@ def _serve(order: WorkerOrder, reports: TextIO) -> None:
 
     first, last = order.spec.experts.port_range
     try:
-        _, port = serve_share(
+        served = serve_share(
             order.spec,
             order.index,
             ServerOptions(order.secret, port_range=(first, last)),
@@ -77,7 +77,7 @@ def _serve(order: WorkerOrder, reports: TextIO) -> None:
     except (CheckpointError, OSError) as error:
         _report(reports, error=str(error))
         sys.exit(1)
-    _report(reports, port=port)
+    _report(reports, port=served.port, fingerprint=served.fingerprint)
     threading.Event().wait()
 
 

@@ -32,6 +32,13 @@ def numerics_fingerprint(device: str, numerics: Numerics) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
+def joint_fingerprint(attention: str, experts: str | None) -> str:
+    """Return one fingerprint for both roles: that of attention where the experts have the same, or are beside it."""
+    if experts is None or experts == attention:
+        return attention
+    return hashlib.sha256(f"{attention}\n{experts}".encode()).hexdigest()[:16]
+
+
 def _device_parts(device: str) -> tuple[str, ...]:
     if torch.device(device).type == "cuda":
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)

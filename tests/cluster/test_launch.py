@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cluster.attention_side import connect_experts
 from cluster.cluster_spec import ClusterSpec
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection
-from cluster.errors import WorkerLost
+from cluster.errors import HandshakeRefused, WorkerLost
 from cluster.launch import LaunchedCluster
 from cluster.model_source import open_model
 from cluster.worker_process import WorkerOrder
@@ -132,11 +134,12 @@ def test_a_hung_worker_is_noticed_by_its_silence(cluster: LaunchedCluster, whole
     cluster.experts.wait_until_connected(20.0)
 
 
-def test_the_engine_runs_beside_the_workers(cluster: LaunchedCluster) -> None:
-    side = cluster.attention_side()
-    assert side.remote is not None
-    assert side.remote.experts.open_workers == {"worker-0", "worker-1"}
-    assert side.fingerprint
+def test_a_worker_whose_bits_would_differ_is_refused(cluster: LaunchedCluster, checkpoint: Path) -> None:
+    """The attention side may have other hardware; the workers must agree among themselves."""
+    first, second = cluster.membership.members
+    mixed = replace(cluster.membership, members=(replace(first, fingerprint="another processor"), second))
+    with pytest.raises(HandshakeRefused, match=f"'another processor' is not '{second.fingerprint}'"):
+        connect_experts(spec_of(checkpoint), open_model(str(checkpoint)), mixed, cluster.secret)
 
 
 def test_a_worker_that_cannot_start_says_why_and_takes_the_others_with_it(checkpoint: Path) -> None:

@@ -1,7 +1,7 @@
 """The supervisor without Ray: what it stores, makes, publishes and gives up, with a hand-made machinery and clock."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -73,7 +73,7 @@ class Rig:
 
 
 def member(index: int, incarnation: int) -> Member:
-    return Member(f"worker-{index}", index, incarnation, f"127.0.0.1:{1000 * incarnation + index}")
+    return Member(f"worker-{index}", index, incarnation, f"127.0.0.1:{1000 * incarnation + index}", "f1")
 
 
 def test_workers_are_made_and_published_when_all_are_ready() -> None:
@@ -256,3 +256,28 @@ def test_through_any_history_workers_are_the_newest_incarnations_and_epochs_rise
     rig.all_ready()
     assert rig.members() == sorted(rig.machinery.workers)
     assert [index for index, _ in rig.members()] == [0, 1, 2]
+
+
+def test_a_worker_whose_numerics_differ_from_the_first_ones_is_made_anew_and_never_published() -> None:
+    rig = Rig()
+    rig.settle()
+    assert rig.supervision.worker_ready(member(0, 1)) is None
+    refusal = rig.supervision.worker_ready(replace(member(1, 1), fingerprint="f2"))
+    assert refusal == "its numerics fingerprint is f2, the other workers' is f1"
+    rig.settle()
+    assert rig.supervision.membership is None
+    assert rig.machinery.workers == {(0, 1), (1, 2)}
+    assert rig.supervision.worker_ready(member(1, 2)) is None
+    rig.settle()
+    assert rig.members() == [(0, 1), (1, 2)]
+
+
+def test_what_the_first_worker_computes_outlives_the_supervisor() -> None:
+    rig = Rig()
+    rig.all_ready()
+    stored = StoredState.from_json(rig.supervision.stored.to_json())
+    assert stored.worker_fingerprint == "f1"
+    again = Rig(stored=stored)
+    again.settle()
+    ((index, incarnation), *_) = sorted(again.machinery.workers)
+    assert again.supervision.worker_ready(replace(member(index, incarnation), fingerprint="f2")) is not None

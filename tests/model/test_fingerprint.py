@@ -1,0 +1,16 @@
+"""Fingerprints: equal for equal numerics, different for any other, one for both roles."""
+
+from model.fingerprint import joint_fingerprint, numerics_fingerprint
+from model.numerics import Numerics
+
+
+def test_a_fingerprint_tells_modes_apart_and_stays_the_same() -> None:
+    precise = numerics_fingerprint("cpu", Numerics.of("precise"))
+    assert precise == numerics_fingerprint("cpu", Numerics.of("precise"))
+    assert precise != numerics_fingerprint("cpu", Numerics.of("bf16"))
+
+
+def test_both_roles_have_one_fingerprint() -> None:
+    """The same numerics spread over processes keep their name: their bits are the same."""
+    assert joint_fingerprint("a", None) == joint_fingerprint("a", "a") == "a"
+    assert len({"a", joint_fingerprint("a", "b"), joint_fingerprint("b", "a"), joint_fingerprint("a", "c")}) == 4
