@@ -150,10 +150,13 @@ class Supervision:
         """Learn which actors of other revisions live."""
         self._older = list(names)
 
-    def note_application(self, is_up: bool) -> None:
-        """Learn whether the application is deployed."""
+    def note_application(self, is_up: bool, is_attended: bool = False) -> None:
+        """Learn whether the application is deployed, and whether attention replicas of it still report.
+
+        One that was deleted is not given up while its replicas end what they run.
+        """
         self._is_application_up = is_up
-        if is_up:
+        if is_up or (is_attended and self._application_seen_s is not None):
             self._application_seen_s = self._clock.now_s()
 
     def worker_ready(self, member: Member) -> str | None:

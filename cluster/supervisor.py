@@ -26,6 +26,7 @@ from cluster.supervision import Share, StoredState, Supervision
 TICK_S = 0.5
 WATCH_TIMEOUT_S = 2.0
 """How long `watch` waits for a newer epoch before it returns without one."""
+ATTENDED_S = 3 * WATCH_TIMEOUT_S
 REPORT_LIFE_S = 20.0
 """A replica that has not reported for so long is no longer counted."""
 _OBSERVE_INTERVAL_S = 5.0
@@ -174,7 +175,7 @@ class Supervisor:
             self._supervision.note_older(self._machinery.older_names() if is_current else [])
             is_up = await asyncio.to_thread(self._machinery.is_application_up) if is_current else False
             if is_up is not None:
-                self._supervision.note_application(is_up)
+                self._supervision.note_application(is_up, self._is_attended())
             await asyncio.sleep(_OBSERVE_INTERVAL_S if self._supervision.stored.is_wanted else TICK_S)
 
     def _adopt_workers(self, state: StoredState) -> None:
@@ -184,6 +185,11 @@ class Supervisor:
 
     def _note(self, report: ComponentReport) -> None:
         self._reports[report.name] = (self._clock.now_s(), report)
+
+    def _is_attended(self) -> bool:
+        """Say whether an attention replica lives: each reports whenever `watch` has returned."""
+        oldest_s = self._clock.now_s() - ATTENDED_S
+        return any(report.role == "attention" and at_s >= oldest_s for at_s, report in self._reports.values())
 
     def _forget_silent(self) -> None:
         """Forget attention replicas that are gone; workers are known by other means."""

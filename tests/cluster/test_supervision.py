@@ -218,6 +218,21 @@ def test_a_deleted_application_takes_its_workers_with_it_after_a_grace() -> None
     assert rig.machinery.has_exited
 
 
+def test_a_deleted_application_keeps_its_workers_while_a_replica_ends_what_it_runs() -> None:
+    rig = Rig()
+    rig.all_ready()
+    rig.supervision.note_application(is_up=True)
+    for _ in range(4):
+        rig.clock.advance(APPLICATION_GRACE_S - 1)
+        rig.supervision.note_application(is_up=False, is_attended=True)
+        rig.settle()
+        assert not rig.machinery.has_exited
+    rig.supervision.note_application(is_up=False)
+    rig.clock.advance(APPLICATION_GRACE_S + 1)
+    rig.settle()
+    assert rig.machinery.has_exited
+
+
 def test_actors_of_older_revisions_are_stopped_first() -> None:
     rig = Rig()
     rig.supervision.note_older(["old supervisor", "old worker"])
