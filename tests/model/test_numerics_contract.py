@@ -102,18 +102,40 @@ def batch_against_alone(transformer: Transformer, experts: Experts) -> bool:
     return same_bits(alone, together)
 
 
-def test_negative_control_a_matmul_that_depends_on_the_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A twin on the vendor's matmul as it comes, which splits K when the batch is large."""
+def plain(rows: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
+    """Multiply by torch's own product as it comes, which is another kernel for one row than for twenty."""
+    out = rows.float() @ weight.unpacked().float().T
+    return out if bias is None else out + bias
 
-    def plain(rows: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
-        matrix = weight.unpacked().float()
-        cut = matrix.shape[1] // 2 if rows.shape[0] > 32 else matrix.shape[1]
-        out = rows[:, :cut].float() @ matrix[:, :cut].T + rows[:, cut:].float() @ matrix[:, cut:].T
-        return out if bias is None else out + bias
 
+def split_when_large(rows: Tensor, weight: LinearWeight, bias: Tensor | None = None) -> Tensor:
+    """Multiply as a kernel does that splits its sum over K where the batch is large."""
+    matrix = weight.unpacked().float()
+    cut = matrix.shape[1] // 2 if rows.shape[0] > 32 else matrix.shape[1]
+    out = rows[:, :cut].float() @ matrix[:, :cut].T + rows[:, cut:].float() @ matrix[:, cut:].T
+    return out if bias is None else out + bias
+
+
+def test_negative_control_torchs_own_matmul_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, matrix = torch.randn(20, 64, generator=torch.Generator().manual_seed(1)), torch.eye(64) * 1.1 + 0.01
+    if torch.equal((rows @ matrix.T)[:1], rows[:1] @ matrix.T):
+        pytest.skip("this machine's torch multiplies one row as it does twenty")
+    transformer, experts = model_of({}, "precise")
+    ids = random_ids(20, 211)
+
+    def is_chunking_seen() -> bool:
+        whole = run_in_chunks(transformer, experts, ids, [20])
+        return not same_bits(run_in_chunks(transformer, experts, ids, [1] * 20), whole)
+
+    assert not is_chunking_seen()
+    monkeypatch.setattr("model.attention.linear", plain)
+    assert is_chunking_seen()
+
+
+def test_negative_control_a_sum_that_is_split_by_the_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer, experts = model_of({}, "precise")
     assert batch_against_alone(transformer, experts)
-    monkeypatch.setattr("model.attention.linear", plain)
+    monkeypatch.setattr("model.attention.linear", split_when_large)
     assert not batch_against_alone(transformer, experts)
 
 
