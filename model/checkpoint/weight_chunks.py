@@ -31,6 +31,7 @@ class WeightChunks:
 
     def _dense(self, scope: str) -> object:
         if scope != self._scope:
+            self._source.release()
             self._scope, self._values = scope, self._read_dense(scope)
         return self._values
 
@@ -50,6 +51,7 @@ class WeightChunks:
     def experts(self, scope: str) -> list[ExpertWeights]:
         """Return the experts of `scope` (`layers.N.experts`), their matrices as the format holds them."""
         if scope != self._scope:
+            self._source.release()
             layer = int(scope.split(".")[1])
             experts = (self._source.expert(layer, expert) for expert in range(self._source.config.num_experts))
             self._scope, self._values = scope, [self._converted(weights) for weights in experts]
