@@ -33,7 +33,10 @@ class Flag:
 
 FLAGS = (
     Flag(
-        "model", str, ("model.path",), "A checkpoint directory, `tiny`, or a fetched model such as openai/gpt-oss-20b."
+        "model",
+        str,
+        ("model.path",),
+        "A directory, a GGUF file, `tiny`, or a fetched model such as openai/gpt-oss-20b.",
     ),
     Flag("served-model-name", str, ("model.served_name",), "Name of the model in the API."),
     Flag("host", str, ("edge.http.host", "edge.grpc.host"), "Address to listen on; beyond loopback a key is required."),
