@@ -15,6 +15,7 @@ _REASON_TO_WIRE = {
     FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
     FinishReason.ABORT: pb.FINISH_REASON_ABORT,
     FinishReason.ERROR: pb.FINISH_REASON_ERROR,
+    FinishReason.UNAVAILABLE: pb.FINISH_REASON_UNAVAILABLE,
 }
 _REASON_FROM_WIRE = {wire: reason for reason, wire in _REASON_TO_WIRE.items()}
 

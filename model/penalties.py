@@ -26,8 +26,9 @@ def add_bias(logits: Tensor, rows: Sequence[tuple[int, SamplingParams]]) -> None
 
 
 def block(logits: Tensor, row: int, token_ids: Sequence[int]) -> None:
-    """Make `token_ids` of a row impossible, in place."""
-    logits[row, torch.tensor(token_ids, device=logits.device)] = float("-inf")
+    """Make `token_ids` of a row impossible, in place; ids beyond the vocabulary are so already."""
+    inside = [token_id for token_id in token_ids if token_id < logits.shape[1]]
+    logits[row, torch.tensor(inside, dtype=torch.int64, device=logits.device)] = float("-inf")
 
 
 def penalize(logits: Tensor, row: int, params: SamplingParams, token_ids: Sequence[int], num_prompt: int) -> None:

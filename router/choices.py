@@ -94,6 +94,9 @@ class Choice(ABC, Generic[U]):
         if event.finish_reason is FinishReason.ERROR:
             _log.error("sequence %s failed: %s", event.sequence_id, event.error)
             raise ServerFailure("The engine failed at this request.")
+        if event.finish_reason is FinishReason.UNAVAILABLE:
+            _log.warning("sequence %s was lost: %s", event.sequence_id, event.error)
+            raise Unavailable("A part of the cluster was lost while the request ran. Try again.", retry_after_s=1)
         if event.finish_reason is FinishReason.ABORT:
             raise Unavailable("The engine gave this request up before it was done. Try again.", retry_after_s=1)
         if self.num_tokens == 0:

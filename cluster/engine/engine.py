@@ -62,10 +62,11 @@ class Engine:
                 events = self._abort(sequence_id, attempt)
             case StepDone(result):
                 events = self._finish_step(result)
-            case StepFailed(error, is_fatal):
-                events = self._fail_step(error, is_fatal)
+            case StepFailed():
+                events = self._fail_step(event)
             case _:
-                events = [self._end(live, error=event.reason) for live in list(self._live.values())]
+                gone = Ending(FinishReason.UNAVAILABLE)
+                events = [self._end(live, gone, event.reason) for live in list(self._live.values())]
         actions: list[Action] = [Emit(tuple(events))] if events else []
         plan = self._next_plan()
         return [*actions, RunStep(plan)] if plan else actions
@@ -135,11 +136,12 @@ class Engine:
                 events.append(self._add_token(live, token, (digest,) if digest else ()))
         return events
 
-    def _fail_step(self, error: str, is_fatal: bool) -> list[TokenEvent]:
+    def _fail_step(self, failure: StepFailed) -> list[TokenEvent]:
         plan = self._take_step()
         self._num_failed_steps += 1
-        lost = list(self._live) if is_fatal else [chunk.sequence.request.sequence_id for chunk in plan.chunks]
-        return [self._end(self._live[sequence_id], error=error) for sequence_id in lost if sequence_id in self._live]
+        lost = list(self._live) if failure.is_fatal else [chunk.sequence.request.sequence_id for chunk in plan.chunks]
+        live = [self._live[sequence_id] for sequence_id in lost if sequence_id in self._live]
+        return [self._end(each, Ending(failure.reason), failure.error) for each in live]
 
     def _take_step(self) -> StepPlan:
         """Note that the step under way has ended, and release what ended with it."""

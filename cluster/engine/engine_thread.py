@@ -32,10 +32,13 @@ from cluster.engine.step import (
     Stop,
 )
 from cluster.errors import ClusterError, EngineError, EngineStopped, QueueFull
+from model.device_errors import is_device_lost
 
 logger = logging.getLogger(__name__)
 _IDLE_WAIT_S = 0.5
 """An idle engine looks up this often; inputs wake it at once."""
+MAX_FAILED_IN_A_ROW = 3
+"""Steps that may fail one after the other, for other reasons than the cluster's, before the engine stops."""
 _CHECK_WAIT_S = 60.0
 """Longest wait for the engine's answer between two steps."""
 
@@ -78,6 +81,7 @@ class EngineThread:
         self._inside: dict[str, SequenceRequest] = {}
         self._aborted: set[str] = set()
         self._stopped_because: str | None = None
+        self._num_failed_in_a_row = 0
         self._stats = engine.stats(self._clock.now_s())
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -191,14 +195,18 @@ class EngineThread:
 
     def _run_step(self, plan: StepPlan) -> StepDone | StepFailed:
         try:
-            return StepDone(self._runner.run(plan))
-        except (ClusterError, OSError, RuntimeError) as error:
-            # torch reports exhausted memory as RuntimeError; the next step may well succeed.
+            result = self._runner.run(plan)
+        except ClusterError as error:
             logger.exception("a step of %d sequences failed", len(plan.chunks))
-            return StepFailed(f"{type(error).__name__}: {error}", is_fatal=False)
+            return StepFailed(_told(error), is_fatal=False, reason=FinishReason.UNAVAILABLE)
         except Exception as error:
-            logger.exception("a step failed in a way that only a bug explains; the engine stops")
-            return StepFailed(f"{type(error).__name__}: {error}", is_fatal=True)
+            # Exhausted memory, or a bug that these sequences bring out: others may well be served.
+            self._num_failed_in_a_row += 1
+            is_fatal = is_device_lost(error) or self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW
+            logger.exception("a step of %d sequences failed%s", len(plan.chunks), "; the engine stops" * is_fatal)
+            return StepFailed(_told(error), is_fatal)
+        self._num_failed_in_a_row = 0
+        return StepDone(result)
 
     def _take_inputs(self, is_idle: bool) -> list[Admit | Abort | _Check | Stop]:
         """Return all inputs that are there; an idle engine waits a while for the first."""
@@ -251,13 +259,17 @@ class EngineThread:
         self._tell(lost)
 
 
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 def _lost(request: SequenceRequest, reason: str) -> TokenEvent:
     return TokenEvent(
         sequence_id=request.sequence_id,
         attempt=request.attempt,
         index=request.num_released,
         token_ids=(),
-        finish_reason=FinishReason.ERROR,
+        finish_reason=FinishReason.UNAVAILABLE,
         error=reason,
     )
 

@@ -32,6 +32,9 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     ABORT = "abort"
     ERROR = "error"
+    """The engine failed at it."""
+    UNAVAILABLE = "unavailable"
+    """What the engine needs is away, or the engine has stopped: elsewhere, or later, it may go well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from cluster.engine.scheduler import Chunk
-from cluster.engine.sequence import SequenceRequest, TokenEvent
+from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
 from model.batch import BlockTables
 from model.sampler import SampledToken, SampleRow
 
@@ -61,6 +61,8 @@ class StepFailed:
     error: str
     is_fatal: bool
     """The engine's own state can no longer be trusted: it stops."""
+    reason: FinishReason = FinishReason.ERROR
+    """What the step's sequences end with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ Any number of dispatchers may ask at once. One of them is computed for at a time
 waits for its answers before it asks again, none can crowd out another.
 """
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from cluster.experts.messages import ExpertFailure, ExpertReply, FrameFormat, an
 from cluster.experts.placement import ExpertKey, WorkerId
 from cluster.experts.wire import decode_request, encode_answer
 from model.checkpoint.weights import ExpertWeights
+
+logger = logging.getLogger(__name__)
 
 LoadExpert = Callable[[int, int], ExpertWeights]
 """Reads one expert from the worker's own checkpoint, by layer and expert."""
@@ -72,6 +76,12 @@ class HostStatus:
     busy_s: float
 
 
+def end_process() -> None:
+    """End this process at once: streams break, other copies answer, and a new process gets the device afresh."""
+    logging.shutdown()
+    os._exit(1)
+
+
 class ExpertHost:
     """One worker's experts behind a lock. All methods may be called from any thread."""
 
@@ -82,6 +92,8 @@ class ExpertHost:
         self.identity = identity
         self.frame_format = frame_format
         self.incarnation = new_incarnation()
+        self.on_device_lost: Callable[[], None] = end_process
+        """Called when nothing more can be computed here; may be set until the first frame."""
         self._shard = shard
         self._load_expert = load_expert
         self._computing = FairLock()
@@ -97,7 +109,12 @@ class ExpertHost:
         request = decode_request(frame, self.frame_format)
         with self._computing:
             started_s = self._clock.now_s()
-            answer = answer_request(self._shard, request, self._epoch, self.identity.device)
+            try:
+                answer = answer_request(self._shard, request, self._epoch, self.identity.device)
+            except RuntimeError:
+                logger.critical("%s has lost its device", self.identity.worker_id, exc_info=True)
+                self.on_device_lost()
+                raise
             if isinstance(answer, ExpertReply) and answer.outputs.shape[0] != request.expert_ids.shape[0]:
                 answer = ExpertFailure(request.key, self._epoch, f"the shard gave {answer.outputs.shape[0]} outputs")
             self._num_frames += 1

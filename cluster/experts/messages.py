@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cluster.experts.placement import IntArray
 from model.config import ModelConfig
+from model.device_errors import is_device_lost
 from model.numerics import Numerics
 
 ByteRows: TypeAlias = npt.NDArray[np.uint8]
@@ -134,7 +135,10 @@ def tensor_rows(rows: ByteRows, dtype: torch.dtype) -> Tensor:
 
 
 def answer_request(shard: Shard, request: ExpertRequest, epoch: int, device: str = "cpu") -> Answer:
-    """Return what `shard`, resident on `device`, answers to `request`; this is the worker's whole work."""
+    """Return what `shard`, resident on `device`, answers to `request`; this is the worker's whole work.
+
+    Raises RuntimeError only if the device is lost for good.
+    """
     layer = request.key.layer
     absent = [expert for expert in set(request.expert_ids.tolist()) if not shard.has(layer, expert)]
     if absent:
@@ -150,5 +154,7 @@ def answer_request(shard: Shard, request: ExpertRequest, epoch: int, device: str
         with torch.inference_mode():
             outputs = shard.forward(layer, *inputs).cpu().contiguous()
     except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for whatever befalls a device
+        if is_device_lost(error):
+            raise
         return ExpertFailure(request.key, epoch, f"layer {layer}, {len(request.expert_ids)} pairs: {error}")
     return ExpertReply(request.key, epoch, byte_rows(outputs))

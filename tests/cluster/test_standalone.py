@@ -147,6 +147,19 @@ def test_the_tiny_model_says_the_same_alone_together_and_in_chunks() -> None:
     assert len({digest for events in alone.events.values() for event in events for digest in event.digests}) == 32
 
 
+def test_stop_ids_beyond_the_vocabulary_do_no_harm() -> None:
+    """gpt-oss's own stop ids, asked of a model of 211 words that must not stop at once."""
+    plain, odd = (
+        replace(request, params=replace(request.params, stop_token_ids=stops, min_tokens=8))
+        for request, stops in zip(_requests((5, 5)), ((), (200_002, 200_012)), strict=True)
+    )
+    odd = replace(odd, params=replace(odd.params, seed=plain.params.seed, top_p=1.0), prompt_ids=plain.prompt_ids)
+    told, _ = _run(Standalone.of(_weights(), _sections()), [[plain, odd]])
+    first, second = (told.events[request.sequence_id] for request in (plain, odd))
+    assert [event.digests for event in first] == [event.digests for event in second]
+    assert [event.token_ids for event in first] == [event.token_ids for event in second]
+
+
 def _bytes_for(mode: str, num_full: int, num_sliding: int) -> int:
     config, numerics = _weights().config, Numerics.of(mode)
     full, sliding = KVCache.bytes_per_block(config, 16, numerics.kv)

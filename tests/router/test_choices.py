@@ -132,8 +132,11 @@ def test_a_failed_sequence_is_an_error_without_its_inside() -> None:
     with pytest.raises(ServerFailure) as caught:
         choice.on(TokenEvent("s", 0, 0, (), finish_reason=FinishReason.ERROR, error="10.0.0.1 broke"))
     assert "10.0.0.1" not in caught.value.message
-    with pytest.raises(Unavailable):
-        choice.on(TokenEvent("s", 0, 0, (), finish_reason=FinishReason.ABORT))
+    for reason in (FinishReason.ABORT, FinishReason.UNAVAILABLE):
+        with pytest.raises(Unavailable) as lost:
+            choice.on(TokenEvent("s", 0, 0, (), finish_reason=reason, error="WorkerLost: 10.0.0.1"))
+        assert lost.value.retry_after_s == 1
+        assert "10.0.0.1" not in lost.value.message
 
 
 @pytest.mark.parametrize("size", [1, 2, 1000])

@@ -210,21 +210,63 @@ def test_a_failed_step_is_told_and_the_engine_goes_on() -> None:
         assert engine.stopped_because is None
 
 
-@pytest.mark.parametrize("error", [AssertionError("broken"), ValueError("odd"), KeyError("k")])
-def test_a_bug_in_a_step_stops_the_engine_and_everybody_is_told(error: Exception) -> None:
+@pytest.mark.parametrize("error", [AssertionError("broken"), IndexError("odd"), RuntimeError("out of memory")])
+def test_a_step_that_fails_ends_its_sequences_and_others_are_served(error: Exception) -> None:
     with _engine(hand_limits(max_running=1), is_open=False) as (engine, inbox, gate):
         engine.admit(request("a", [1]))
         assert gate.has_begun.wait(WAIT_S)
-        engine.admit(request("b", [1]))
         gate.error = error
         gate.is_open.set()
-        endings = inbox.wait_for_end("a", "b")
+        assert inbox.wait_for_end("a")["a"].finish_reason is FinishReason.ERROR
+        gate.error = None
+        engine.admit(request("b", [1]))
+        inbox.wait_for_end("b")
+        assert inbox.tokens("b") == hand_continuation([1], 5)
+        assert engine.stopped_because is None
+
+
+def _wait_until_stopped(engine: EngineThread) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while engine.stopped_because is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def test_a_bug_in_every_step_stops_the_engine_and_everybody_is_told() -> None:
+    with _engine(hand_limits(max_running=1), is_open=False) as (engine, inbox, gate):
+        engine.admit(request("a", [1]))
+        assert gate.has_begun.wait(WAIT_S)
+        for name in "bcd":
+            engine.admit(request(name, [1]))
+        gate.error = KeyError("k")
+        gate.is_open.set()
+        endings = inbox.wait_for_end("a", "b", "c", "d")
         assert {ending.finish_reason for ending in endings.values()} == {FinishReason.ERROR}
-        deadline = time.monotonic() + WAIT_S
-        while engine.stopped_because is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        with pytest.raises(EngineStopped, match=type(error).__name__):
-            engine.admit(request("c", [1]))
+        _wait_until_stopped(engine)
+        with pytest.raises(EngineStopped, match="KeyError"):
+            engine.admit(request("e", [1]))
+
+
+def test_workers_that_are_away_never_stop_the_engine() -> None:
+    with _engine(hand_limits(max_running=1), is_open=False) as (engine, inbox, gate):
+        for name in "abcdef":
+            engine.admit(request(name, [1]))
+        gate.error = WorkerLost("worker 3 does not answer")
+        gate.is_open.set()
+        endings = inbox.wait_for_end(*"abcdef")
+        assert {ending.finish_reason for ending in endings.values()} == {FinishReason.UNAVAILABLE}
+        assert engine.stopped_because is None
+
+
+def test_a_lost_device_stops_the_engine_at_once() -> None:
+    with _engine(is_open=False) as (engine, inbox, gate):
+        engine.admit(request("a", [1]))
+        assert gate.has_begun.wait(WAIT_S)
+        gate.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+        gate.is_open.set()
+        inbox.wait_for_end("a")
+        _wait_until_stopped(engine)
+        with pytest.raises(EngineStopped, match="illegal memory access"):
+            engine.admit(request("b", [1]))
 
 
 def test_stopping_ends_every_sequence_with_an_error() -> None:
