@@ -113,7 +113,7 @@ def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membe
     incarnation = new_incarnation()
     options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
     transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
-    limits = DispatchLimits(section.reply_timeout_s)
+    limits = DispatchLimits(section.reply_timeout_s, section.layer_timeout_s)
     placement = placement_of(membership, config)
     dispatcher = TokenDispatcher(placement, incarnation, frame_format.output_dtype, limits)
     experts = RemoteExperts(dispatcher, transport, frame_format)

@@ -5,7 +5,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -78,8 +78,22 @@ class ExpertsSection(Section):
         min_length=2,
         max_length=2,
     )
-    reply_timeout_s: PositiveSeconds = Field(default=30.0, description="Longest wait for a worker's reply to one send")
+    reply_timeout_s: PositiveSeconds = Field(
+        default=30.0, description="Longest wait for a worker's reply to one send; then another copy is asked too"
+    )
+    layer_timeout_s: PositiveSeconds = Field(
+        default=60.0, description="Longest wait for all outputs of a layer; then its step fails"
+    )
     connect_timeout_s: PositiveSeconds = Field(default=20.0, description="Longest wait for a worker's handshake")
+
+    @model_validator(mode="after")
+    def _check_timeouts(self) -> "ExpertsSection":
+        if self.layer_timeout_s <= self.reply_timeout_s:
+            raise ValueError(
+                f"layer_timeout_s is {self.layer_timeout_s:g}; it must be more than reply_timeout_s, which is "
+                f"{self.reply_timeout_s:g}, or no other copy would ever be asked"
+            )
+        return self
 
 
 class AttentionSection(Section):
