@@ -12,6 +12,7 @@ import logging
 import mmap
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,7 @@ LEAST_BYTES = 256_000_000
 """Experts smaller than this all together are packed anew at each start: it takes no time."""
 SPARE_DISK_BYTES = 2_000_000_000
 _MARKED = b"\x01"
+_MANIFEST = "files.json"
 _PAGE = mmap.ALLOCATIONGRANULARITY
 
 logger = logging.getLogger(__name__)
@@ -153,7 +155,7 @@ def packed_experts(source: WeightSource, numerics: Numerics, device: str) -> Wei
             logger.warning("no packed experts are kept: %s has %d bytes free, they take %d", cache_dir(), *sizes)
             return source
         packed = PackedExperts(source, folder)
-        (folder / "files.json").write_text(json.dumps([str(file) for file in source.files()]), encoding="utf-8")
+        _write_manifest(folder, source.files())
     except OSError as error:
         logger.warning("no packed experts are kept: %s", error)
         return source
@@ -162,10 +164,17 @@ def packed_experts(source: WeightSource, numerics: Numerics, device: str) -> Wei
 
 def forget_orphans(parent: Path) -> None:
     """Remove what was packed from files that are not there any more."""
-    for manifest in parent.glob("*/files.json"):
+    for manifest in parent.glob(f"*/{_MANIFEST}"):
         files = json.loads(manifest.read_text(encoding="utf-8"))
         if not all(Path(file).exists() for file in files):
             shutil.rmtree(manifest.parent, ignore_errors=True)
+
+
+def _write_manifest(folder: Path, files: Sequence[Path]) -> None:
+    """Say which files were packed; other processes find the whole of it or nothing."""
+    with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
+        json.dump([str(each) for each in files], file)
+    Path(file.name).replace(folder / _MANIFEST)
 
 
 def _key(files: Sequence[Path]) -> str:
