@@ -103,10 +103,12 @@ class AttentionReplica:
 
     def _first_membership(self) -> Membership:
         report = ComponentReport(self._name, "attention", "waiting for the expert workers")
+        epoch = NO_EPOCH
         while True:
-            membership = self._next_membership(report, NO_EPOCH)
-            if membership is not None:
+            membership = self._next_membership(report, epoch)
+            if membership is not None and (membership.members or self._spec.experts.num_workers == 0):
                 return membership
+            epoch = epoch if membership is None else membership.epoch
 
     def _watch(self) -> None:
         """Report and follow the published memberships; end the engine once the stored state wants none of this."""
@@ -114,8 +116,7 @@ class AttentionReplica:
             membership = self._next_membership(self._report(), self._membership.epoch)
             if membership is not None:
                 self._membership = membership
-                if self._side.remote is not None:
-                    self._side.remote.publish(membership)
+                self._side.publish(membership)
         logger.warning("this revision is not wanted any more: the engine ends")
         self._side.close()
 

@@ -12,7 +12,7 @@ from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import Membership
 from cluster.engine.build import build_engine
 from cluster.engine.engine_thread import EngineThread
-from cluster.errors import ExpertError
+from cluster.errors import ExpertError, HandshakeRefused, WorkerLost
 from cluster.experts.client import ClientOptions, GrpcExpertTransport
 from cluster.experts.handshake import Agreement, model_digest, new_incarnation
 from cluster.experts.messages import FrameFormat
@@ -41,9 +41,16 @@ class RemoteSide:
     experts: RemoteExperts
     transport: GrpcExpertTransport
     config: ModelConfig
+    fingerprint: str
+    """Of the workers' numerics."""
 
     def publish(self, membership: Membership) -> None:
-        """Send by this membership from now on."""
+        """Send by this membership from now on; raises HandshakeRefused if its workers' bits are others."""
+        if membership.worker_fingerprint not in {None, self.fingerprint}:
+            raise HandshakeRefused(
+                f"all workers were replaced: their numerics fingerprint is {membership.worker_fingerprint}, "
+                f"that of the ones before was {self.fingerprint}"
+            )
         self.transport.set_workers(addresses_of(membership))
         self.experts.publish(placement_of(membership, self.config))
 
@@ -58,6 +65,15 @@ class AttentionSide:
     kernel_backend: str
     remote: RemoteSide | None
     """None if the experts are here."""
+
+    def publish(self, membership: Membership) -> None:
+        """Follow a membership. One whose workers' bits are others ends the engine: no sequence may go on with them."""
+        if self.remote is None:
+            return
+        try:
+            self.remote.publish(membership)
+        except HandshakeRefused as error:
+            self.engine.end(str(error))
 
     def close(self) -> None:
         """End the engine and the streams to workers."""
@@ -106,10 +122,15 @@ class AttentionLoader:
 
 
 def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membership, secret: str) -> RemoteSide:
-    """Return the experts behind streams that are open. Raises HandshakeRefused naming what differs, or WorkerLost."""
-    section, config = spec.experts, checkpoint.config
+    """Return the experts behind streams that are open. Raises HandshakeRefused naming what differs, or WorkerLost.
+
+    All workers must compute like the membership's first; this process may have other hardware.
+    """
+    section, config, fingerprint = spec.experts, checkpoint.config, membership.worker_fingerprint
+    if fingerprint is None:
+        raise WorkerLost(f"none of the {membership.num_workers} expert workers is there")
     frame_format = frame_format_of(spec, config)
-    agreement = Agreement(model_digest(checkpoint), membership.worker_fingerprint or "")
+    agreement = Agreement(model_digest(checkpoint), fingerprint)
     incarnation = new_incarnation()
     options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
     transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
@@ -122,7 +143,7 @@ def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membe
     except ExpertError:
         experts.close()
         raise
-    return RemoteSide(experts, transport, config)
+    return RemoteSide(experts, transport, config, fingerprint)
 
 
 def placement_of(membership: Membership, config: ModelConfig) -> Placement:

@@ -46,7 +46,7 @@ class StoredState:
     epoch: int = -1
     """Of the placement published last; -1 before the first."""
     worker_fingerprint: str | None = None
-    """That of the first worker that was ready: experts give the same bits wherever they are, so all must have it."""
+    """That of the workers that serve: experts give the same bits wherever they are, so all must have it."""
     lease_s: float | None = None
     """How long an owner may be silent; None if nobody in the foreground owns the application."""
     is_wanted: bool = True
@@ -104,6 +104,8 @@ class _Worker:
     state: WorkerState = WorkerState.STARTING
     member: Member | None = None
     lost_at_s: float = 0.0
+    is_adopted: bool = False
+    """It was made by an earlier life of this supervisor, and may be serving already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ class Supervision:
 
     def adopt(self, index: int, incarnation: int) -> None:
         """Take over a worker that an earlier life of this supervisor made."""
-        self._workers[index] = _Worker(incarnation)
+        self._workers[index] = _Worker(incarnation, is_adopted=True)
 
     def note_older(self, names: list[str]) -> None:
         """Learn which actors of other revisions live."""
@@ -164,12 +166,12 @@ class Supervision:
         worker = self._workers.get(member.index)
         if worker is None or worker.incarnation != member.incarnation or worker.state is not WorkerState.STARTING:
             return None
-        expected = self._stored.worker_fingerprint
-        if expected is None:
-            self._keep(replace(self._stored, worker_fingerprint=member.fingerprint))
-        elif expected != member.fingerprint:
+        expected = self._fingerprint_in_use()
+        if expected not in {None, member.fingerprint}:
             self.worker_lost(member.index, member.incarnation)
             return f"its numerics fingerprint is {member.fingerprint}, the other workers' is {expected}"
+        if self._stored.worker_fingerprint != member.fingerprint:
+            self._keep(replace(self._stored, worker_fingerprint=member.fingerprint))
         worker.state = WorkerState.READY
         worker.member = member
         self._num_failures.pop(member.index, None)
@@ -229,6 +231,15 @@ class Supervision:
         rested_s = self._clock.now_s() - worker.lost_at_s
         may_retry = rested_s >= retry_delay_s(self._num_failures.get(index, 0))
         return WorkerView(index, worker.incarnation, worker.state, may_retry)
+
+    def _fingerprint_in_use(self) -> str | None:
+        """Return what workers must compute like; None if none is left, so that the next may have other hardware."""
+        workers = self._workers.values()
+        is_in_use = any(
+            each.state is WorkerState.READY or (each.is_adopted and each.state is WorkerState.STARTING)
+            for each in workers
+        )
+        return self._stored.worker_fingerprint if is_in_use else None
 
     def _published(self) -> tuple[tuple[int, int], ...] | None:
         if self._membership is None:

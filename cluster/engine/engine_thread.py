@@ -145,13 +145,17 @@ class EngineThread:
         if check.error is not None:
             raise check.error
 
+    def end(self, reason: str) -> None:
+        """Take no more sequences, and end those inside with an error event after the step under way; does not wait."""
+        with self._lock:
+            if self._stopped_because is not None:
+                return
+            self._stopped_because = reason
+        self._inbox.put(Stop(reason), timeout=_CHECK_WAIT_S)
+
     def stop(self, timeout_s: float = 30.0) -> None:
         """End every sequence with an error event and then the thread; raises EngineStopped if a step outlasts that."""
-        with self._lock:
-            is_first = self._stopped_because is None
-            self._stopped_because = self._stopped_because or "the engine was stopped"
-        if is_first:
-            self._inbox.put(Stop(self._stopped_because), timeout=timeout_s)
+        self.end("the engine was stopped")
         if self._thread.ident is None:
             return
         self._thread.join(timeout_s)

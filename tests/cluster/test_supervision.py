@@ -287,12 +287,39 @@ def test_a_worker_whose_numerics_differ_from_the_first_ones_is_made_anew_and_nev
     assert rig.members() == [(0, 1), (1, 2)]
 
 
-def test_what_the_first_worker_computes_outlives_the_supervisor() -> None:
+def test_a_replacement_must_compute_like_the_workers_that_are_left() -> None:
+    rig = Rig()
+    rig.all_ready()
+    rig.supervision.worker_lost(0, 1)
+    rig.settle()
+    assert rig.supervision.worker_ready(replace(member(0, 2), fingerprint="f2")) is not None
+    rig.settle()
+    assert rig.members() == [(1, 1)]
+
+
+def test_once_no_worker_is_left_the_next_ones_may_have_other_hardware() -> None:
+    rig = Rig()
+    rig.all_ready()
+    for index in range(2):
+        rig.supervision.worker_lost(index, 1)
+    rig.settle()
+    assert rig.supervision.worker_ready(replace(member(1, 2), fingerprint="f2")) is None
+    refusal = rig.supervision.worker_ready(member(0, 2))
+    assert refusal == "its numerics fingerprint is f1, the other workers' is f2"
+    rig.settle()
+    assert rig.members() == [(1, 2)]
+    assert rig.supervision.membership is not None
+    assert rig.supervision.membership.worker_fingerprint == "f2"
+
+
+def test_what_the_workers_compute_outlives_the_supervisor_while_they_live() -> None:
     rig = Rig()
     rig.all_ready()
     stored = StoredState.from_json(rig.supervision.stored.to_json())
     assert stored.worker_fingerprint == "f1"
     again = Rig(stored=stored)
+    again.supervision.adopt(0, 1)
     again.settle()
-    ((index, incarnation), *_) = sorted(again.machinery.workers)
-    assert again.supervision.worker_ready(replace(member(index, incarnation), fingerprint="f2")) is not None
+    assert again.machinery.workers == {(1, 2)}
+    assert again.supervision.worker_ready(replace(member(1, 2), fingerprint="f2")) is not None
+    assert again.supervision.worker_ready(member(0, 1)) is None
