@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.attention_side import frame_format_of
 from cluster.cluster_spec import ClusterSpec, worker_id
-from cluster.experts.expert_host import ExpertHost, WorkerIdentity
+from cluster.experts.expert_host import ExpertHost, WorkerIdentity, end_process
 from cluster.experts.handshake import Agreement, model_digest
 from cluster.experts.placement import Placement
 from cluster.experts.server import ExpertServer, ServerOptions
@@ -28,10 +28,15 @@ class ServedShare:
 
 
 def serve_share(
-    spec: ClusterSpec, index: int, options: ServerOptions, report: Callable[[LoadProgress], None]
+    spec: ClusterSpec,
+    index: int,
+    options: ServerOptions,
+    report: Callable[[LoadProgress], None],
+    on_device_lost: Callable[[str], None] = end_process,
 ) -> ServedShare:
     """Load a worker's share of the experts and serve it.
 
+    `on_device_lost` is called with the reason when the device computes nothing more; the process should end soon.
     Raises CheckpointError naming file and tensor, or OSError if no port of the range is free.
     """
     use_threads(spec.experts.num_threads)
@@ -43,6 +48,7 @@ def serve_share(
     agreement = Agreement(model_digest(checkpoint), fingerprint)
     identity = WorkerIdentity(worker_id(index), agreement, spec.experts.device)
     host = ExpertHost(loaded.shard, frame_format_of(spec, config), identity, loaded.source.expert)
+    host.on_device_lost = on_device_lost
     server = ExpertServer(host, options)
     return ServedShare(server, server.start(), fingerprint)
 

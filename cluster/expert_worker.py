@@ -9,16 +9,23 @@ import os
 import threading
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import ray
 
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import READY, ComponentReport, Member
+from cluster.errors import WorkerLost
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.supervision import StoredState
 
+if TYPE_CHECKING:
+    from cluster.expert_side import ServedShare
+
 _CHECK_INTERVAL_S = 2.0
+_LAST_WORDS_S = 2.0
+"""How long a worker whose device is lost lives on, for its supervisor to hear why."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,28 +52,47 @@ class ExpertWorker:
         """Take the seat and begin to watch whether it is still wanted."""
         self._seat = seat
         self._is_over = threading.Event()
+        self._reason = "it ended"
+        self._starting = threading.Lock()
+        self._served: ServedShare | None = None
         self._reporter = ProgressReporter(seat.worker_id, "worker", self._send)
         threading.Thread(target=self._watch, name="wanted", daemon=True).start()
 
     def start(self) -> Member:
-        """Load the seat's experts, serve them, and return where. Raises what loading raises. Blocks."""
+        """Load the seat's experts, serve them, and return where; done already, only return it. Blocks.
+
+        Raises what loading raises. A supervisor that was made anew asks again, while the worker serves.
+        """
+        seat, host = self._seat, ray.util.get_node_ip_address()
+        with self._starting:
+            served = self._served = self._served or self._serve(host)
+        address = f"{host}:{served.port}"
+        detail = f"{address} on {node_name()}, incarnation {seat.incarnation}"
+        self._send(ComponentReport(seat.worker_id, "worker", READY, is_ready=True, detail=detail))
+        return Member(seat.worker_id, seat.index, seat.incarnation, address, served.fingerprint)
+
+    def hold(self) -> None:
+        """Raise WorkerLost saying why when the worker ends; whoever waits for this learns of its death in any case."""
+        self._is_over.wait()
+        raise WorkerLost(self._reason)
+
+    def _serve(self, host: str) -> "ServedShare":
         from cluster.expert_side import serve_share
         from cluster.experts.server import ServerOptions
 
         seat = self._seat
         self._reporter.stage("opening the checkpoint")
-        host = ray.util.get_node_ip_address()
         first, last = seat.spec.experts.port_range
         options = ServerOptions(seat.secret, host, (first, last))
-        self._served = serve_share(seat.spec, seat.index, options, self._reporter.loading)
-        address = f"{host}:{self._served.port}"
-        detail = f"{address} on {node_name()}, incarnation {seat.incarnation}"
-        self._send(ComponentReport(seat.worker_id, "worker", READY, is_ready=True, detail=detail))
-        return Member(seat.worker_id, seat.index, seat.incarnation, address, self._served.fingerprint)
+        return serve_share(seat.spec, seat.index, options, self._reporter.loading, self._end)
 
-    def hold(self) -> None:
-        """Return when the worker ends; whoever waits for this learns of its death."""
-        self._is_over.wait()
+    def _end(self, reason: str) -> None:
+        """Say why to whoever holds this worker, and end the process even if nobody does."""
+        from cluster.experts.expert_host import end_process
+
+        self._reason = reason
+        self._is_over.set()
+        threading.Timer(_LAST_WORDS_S, end_process, (reason,)).start()
 
     def _send(self, report: ComponentReport) -> None:
         """Report to the supervisor, without waiting for it; one that is away misses it."""

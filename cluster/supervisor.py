@@ -308,11 +308,12 @@ class RayMachinery:
         try:
             self._on_ready(await handle.start.remote())
             await handle.hold.remote()
-            self._on_lost(seat, LOST, "it ended")
         except RayTaskError as error:
             self._on_lost(seat, FAILED, f"{type(error.cause).__name__}: {error.cause}")
         except RayActorError as error:
             self._on_lost(seat, LOST, str(error).splitlines()[0])
+        except RayError as error:
+            self._on_lost(seat, FAILED, f"{type(error).__name__}: {error}")
 
 
 def _start_or_die(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

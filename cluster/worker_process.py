@@ -64,7 +64,6 @@ def main() -> None:
 def _serve(order: WorkerOrder, reports: TextIO) -> None:
     from cluster.expert_side import serve_share  # torch comes once the life-line is watched
     from cluster.experts.server import ServerOptions
-    from model.errors import CheckpointError
 
     first, last = order.spec.experts.port_range
     try:
@@ -74,9 +73,9 @@ def _serve(order: WorkerOrder, reports: TextIO) -> None:
             ServerOptions(order.secret, port_range=(first, last)),
             lambda progress: _report(reports, what=progress.what, done=progress.done, total=progress.total),
         )
-    except (CheckpointError, OSError) as error:
-        _report(reports, error=str(error))
-        sys.exit(1)
+    except Exception as error:
+        _report(reports, error=f"{type(error).__name__}: {error}")
+        raise
     _report(reports, port=served.port, fingerprint=served.fingerprint)
     threading.Event().wait()
 

@@ -139,9 +139,11 @@ class Engine:
     def _fail_step(self, failure: StepFailed) -> list[TokenEvent]:
         plan = self._take_step()
         self._num_failed_steps += 1
-        lost = list(self._live) if failure.is_fatal else [chunk.sequence.request.sequence_id for chunk in plan.chunks]
-        live = [self._live[sequence_id] for sequence_id in lost if sequence_id in self._live]
-        return [self._end(each, Ending(failure.reason), failure.error) for each in live]
+        lost = {chunk.sequence.request.sequence_id: failure.reason for chunk in plan.chunks}
+        if failure.is_fatal:  # others may do well elsewhere
+            lost = dict.fromkeys(self._live, FinishReason.UNAVAILABLE) | lost
+        ended = [(self._live[sequence_id], reason) for sequence_id, reason in lost.items() if sequence_id in self._live]
+        return [self._end(live, Ending(reason), failure.error) for live, reason in ended]
 
     def _take_step(self) -> StepPlan:
         """Note that the step under way has ended, and release what ended with it."""

@@ -7,7 +7,8 @@ waits for its answers before it asks again, none can crowd out another.
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from cluster.experts.messages import ExpertFailure, ExpertReply, FrameFormat, an
 from cluster.experts.placement import ExpertKey, WorkerId
 from cluster.experts.wire import decode_request, encode_answer
 from model.checkpoint.weights import ExpertWeights
+from model.device_errors import is_device_lost
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +78,9 @@ class HostStatus:
     busy_s: float
 
 
-def end_process() -> None:
+def end_process(reason: str) -> None:
     """End this process at once: streams break, other copies answer, and a new process gets the device afresh."""
+    logger.critical("%s: this process ends", reason)
     logging.shutdown()
     os._exit(1)
 
@@ -92,8 +95,8 @@ class ExpertHost:
         self.identity = identity
         self.frame_format = frame_format
         self.incarnation = new_incarnation()
-        self.on_device_lost: Callable[[], None] = end_process
-        """Called when nothing more can be computed here; may be set until the first frame."""
+        self.on_device_lost: Callable[[str], None] = end_process
+        """Called with the reason when nothing more can be computed here; may be set until the server starts."""
         self._shard = shard
         self._load_expert = load_expert
         self._computing = FairLock()
@@ -107,14 +110,9 @@ class ExpertHost:
     def answer(self, frame: bytes) -> bytes:
         """Return the answer to a request's frame; raises FrameError if it is none."""
         request = decode_request(frame, self.frame_format)
-        with self._computing:
+        with self._computing, self._minding_the_device():
             started_s = self._clock.now_s()
-            try:
-                answer = answer_request(self._shard, request, self._epoch, self.identity.device)
-            except RuntimeError:
-                logger.critical("%s has lost its device", self.identity.worker_id, exc_info=True)
-                self.on_device_lost()
-                raise
+            answer = answer_request(self._shard, request, self._epoch, self.identity.device)
             if isinstance(answer, ExpertReply) and answer.outputs.shape[0] != request.expert_ids.shape[0]:
                 answer = ExpertFailure(request.key, self._epoch, f"the shard gave {answer.outputs.shape[0]} outputs")
             self._num_frames += 1
@@ -128,7 +126,7 @@ class ExpertHost:
             for layer, expert in keys:
                 if not self._shard.has(layer, expert):
                     weights = self._load_expert(layer, expert)  # slow, so while others compute
-                    with self._computing:
+                    with self._computing, self._minding_the_device():
                         self._shard.put(layer, expert, weights)
             self._epoch = max(self._epoch, epoch)
         return self.status()
@@ -147,3 +145,14 @@ class ExpertHost:
         with self._computing:
             resident, weight_bytes = self._shard.resident(), self._shard.weight_bytes()
             return HostStatus(self._epoch, resident, weight_bytes, self._num_frames, self._num_pairs, self._busy_s)
+
+    @contextmanager
+    def _minding_the_device(self) -> Generator[None]:
+        """Tell `on_device_lost` if that is what an error means; pass the error on."""
+        try:
+            yield
+        except Exception as error:
+            if is_device_lost(error):
+                logger.critical("%s has lost its device", self.identity.worker_id, exc_info=True)
+                self.on_device_lost(f"{self.identity.worker_id} has lost its device: {error}")
+            raise

@@ -151,6 +151,15 @@ def test_a_worker_that_cannot_start_says_why_and_takes_the_others_with_it(checkp
     assert children() == before
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here a worker can have a GPU")
+def test_a_worker_that_fails_unexpectedly_says_why_too(checkpoint: Path) -> None:
+    """What torch raises for a device that is not there is no error of ours."""
+    before = children()
+    with pytest.raises(WorkerLost, match=r"worker-\d cannot start: \w+Error: .*(CUDA|NVIDIA)"):
+        LaunchedCluster(spec_of(checkpoint, device="cuda"))
+    assert children() == before
+
+
 def test_a_start_that_takes_too_long_is_given_up(checkpoint: Path) -> None:
     before = children()
     with pytest.raises(WorkerLost, match=r"worker-0 did not start within 0.01 s"):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+import torch
 
 from cluster.engine.engine import Engine
 from cluster.engine.engine_thread import EngineThread
@@ -240,7 +241,8 @@ def test_a_bug_in_every_step_stops_the_engine_and_everybody_is_told() -> None:
         gate.error = KeyError("k")
         gate.is_open.set()
         endings = inbox.wait_for_end("a", "b", "c", "d")
-        assert {ending.finish_reason for ending in endings.values()} == {FinishReason.ERROR}
+        assert {endings[name].finish_reason for name in "abc"} == {FinishReason.ERROR}
+        assert endings["d"].finish_reason is FinishReason.UNAVAILABLE, "it was never tried"
         _wait_until_stopped(engine)
         with pytest.raises(EngineStopped, match="KeyError"):
             engine.admit(request("e", [1]))
@@ -257,16 +259,19 @@ def test_workers_that_are_away_never_stop_the_engine() -> None:
         assert engine.stopped_because is None
 
 
-def test_a_lost_device_stops_the_engine_at_once() -> None:
-    with _engine(is_open=False) as (engine, inbox, gate):
+@pytest.mark.parametrize("kind", [RuntimeError, *filter(None, [getattr(torch, "AcceleratorError", None)])])
+def test_a_lost_device_stops_the_engine_at_once(kind: type[Exception]) -> None:
+    with _engine(hand_limits(max_running=1), is_open=False) as (engine, inbox, gate):
         engine.admit(request("a", [1]))
         assert gate.has_begun.wait(WAIT_S)
-        gate.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+        engine.admit(request("b", [1]))
+        gate.error = kind("CUDA error: an illegal memory access was encountered")
         gate.is_open.set()
-        inbox.wait_for_end("a")
+        endings = inbox.wait_for_end("a", "b")
+        assert [endings[name].finish_reason for name in "ab"] == [FinishReason.ERROR, FinishReason.UNAVAILABLE]
         _wait_until_stopped(engine)
         with pytest.raises(EngineStopped, match="illegal memory access"):
-            engine.admit(request("b", [1]))
+            engine.admit(request("c", [1]))
 
 
 def test_stopping_ends_every_sequence_with_an_error() -> None:
