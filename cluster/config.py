@@ -57,6 +57,9 @@ class EngineSection(Section):
     max_step_tokens: PositiveInt = Field(default=512, description="Token budget of one step, prefill and decode")
     max_running_sequences: PositiveInt = Field(default=64, description="Sequences computed at the same time")
     max_waiting_sequences: PositiveInt = Field(default=1024, description="Bounded inbox; beyond it, QueueFull")
+    prefix_cache: bool = Field(
+        default=True, description="Keep computed beginnings of sequences, for others of the same client that begin so"
+    )
     logit_digests: bool = Field(default=False, description="Return a digest of each sampled step's logits, for tests")
 
 

@@ -7,7 +7,9 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import secrets
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 
 from router.config import AuthSection, EdgeSection
@@ -16,6 +18,8 @@ from router.errors import ConfigInvalid, PlatformRefused, Unauthenticated
 KEYS_VARIABLE = "EXPERTMESH_API_KEYS"
 """Keys separated by commas."""
 _SCHEME = "bearer "
+_client: ContextVar[str | None] = ContextVar("client", default=None)
+"""The name of the key that the present request came with, empty where none is needed; None if nobody has looked."""
 
 
 class KeyRing:
@@ -45,6 +49,20 @@ class KeyRing:
         if not any(matches):
             raise Unauthenticated("This API key is not known here.")
         return digest.hex()[:8]
+
+
+def note_client(key_name: str | None) -> None:
+    """Remember, for the request that is being answered, whose key it came with; None where no key is needed."""
+    _client.set(key_name or "")
+
+
+def cache_salt() -> str:
+    """Return what keeps one client's computed prefixes from the others: their speed would tell what others ask.
+
+    A request of nobody known shares with none.
+    """
+    client = _client.get()
+    return secrets.token_hex(8) if client is None else client
 
 
 def load_keys(section: AuthSection, environment: Mapping[str, str] = os.environ) -> KeyRing:

@@ -21,6 +21,7 @@ from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.errors import ContextOverflow, EngineStopped
 from model.tokenizer import Tokenizer
 from router.admission import Admission
+from router.auth import cache_salt
 from router.backend import Backend, Readiness
 from router.choices import ChatChoice, Choice, TextChoice
 from router.config import Config
@@ -225,7 +226,8 @@ class InferenceService:
             prompt.stop_ids,
             options.stop if isinstance(request, TextRequest) else (),
         )
-        return SequenceRequest(f"{started.request_id}-{choice}", prompt.token_ids, params, priority=options.priority)
+        name = f"{started.request_id}-{choice}"
+        return SequenceRequest(name, prompt.token_ids, params, priority=options.priority, cache_salt=cache_salt())
 
     def _events(self, sequence: SequenceRequest, prompt: Prompt, timeout_s: float) -> AsyncGenerator[Event, None]:
         if prompt.call_header:

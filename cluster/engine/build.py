@@ -49,6 +49,7 @@ def build_engine(
         geometry=geometry,
         num_blocks=num_blocks,
         has_logit_digests=section.logit_digests,
+        keeps_prefixes=section.prefix_cache,
     )
     level = logging.INFO if max_context_tokens is None else logging.WARNING
     if limits.max_context_tokens < context:

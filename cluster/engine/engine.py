@@ -41,7 +41,9 @@ class Engine:
         self.limits = limits
         self._tokenizer = tokenizer
         max_running = limits.step.max_running_sequences
-        self._blocks = BlockManager(limits.num_blocks, limits.geometry, max_running, limits.max_context_tokens)
+        self._blocks = BlockManager(
+            limits.num_blocks, limits.geometry, max_running, limits.max_context_tokens, limits.keeps_prefixes
+        )
         self._live: dict[str, _Live] = {}
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
@@ -131,7 +133,7 @@ class Engine:
             if live is None or live.sequence is not chunk.sequence:
                 continue
             chunk.sequence.num_computed = chunk.stop
-            self._blocks.slide(chunk.sequence.arrival, chunk.stop)
+            self._blocks.computed(chunk.sequence, chunk.start)
             if token is not None:
                 events.append(self._add_token(live, token, (digest,) if digest else ()))
         return events
@@ -152,6 +154,7 @@ class Engine:
         self._num_steps += 1
         for sequence in self._ended_under_way:
             self._blocks.release(sequence.arrival)
+            self._blocks.forget(sequence.arrival)
         self._ended_under_way.clear()
         return plan
 
@@ -176,6 +179,7 @@ class Engine:
             digests=digests,
             finish_reason=ending.finish_reason if ending else None,
             stop_reason=ending.stop_reason if ending else None,
+            num_cached=sequence.num_cached,
         )
 
     def _end(self, live: _Live, ending: Ending | None = None, error: str | None = None) -> TokenEvent:
@@ -198,18 +202,21 @@ class Engine:
         del self._live[sequence.request.sequence_id]
         if sequence in self._waiting:
             self._waiting.remove(sequence)
+            self._blocks.forget(sequence.arrival)
             return
         self._running.remove(sequence)
         if self._under_way:
             self._ended_under_way.append(sequence)
         else:
             self._blocks.release(sequence.arrival)
+            self._blocks.forget(sequence.arrival)
 
     def _next_plan(self) -> StepPlan | None:
         """Return the next step, or None if one is under way or nothing is to be done."""
         if self._under_way or not self._live:
             return None
-        step = schedule(self._running, self._waiting, self._blocks.free, self.limits.geometry, self.limits.step)
+        limits, blocks = self.limits, self._blocks
+        step = schedule(self._running, self._waiting, blocks.free, limits.geometry, limits.step, blocks)
         assert step.chunks, f"{len(self._live)} sequences are inside and none can run"
         self._apply(step)
         self._under_way = StepPlan(
@@ -225,11 +232,15 @@ class Engine:
             self._running.remove(sequence)
             self._blocks.release(sequence.arrival)
             sequence.num_computed = 0
+            sequence.num_preemptions += 1
             self._num_preemptions += 1
             insort(self._waiting, sequence, key=_rank)
-        for sequence in step.admitted:
+        for sequence, num_cached_blocks in step.admitted:
             self._waiting.remove(sequence)
-            self._blocks.admit(sequence.arrival)
+            self._blocks.admit(sequence, num_cached_blocks)
+            sequence.num_computed = num_cached_blocks * self.limits.geometry.block_tokens
+            if sequence.num_preemptions == 0:
+                sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
             insort(self._running, sequence, key=_rank)
         for chunk in step.chunks:
             self._blocks.grow(chunk.sequence.arrival, chunk.stop)

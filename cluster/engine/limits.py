@@ -22,6 +22,8 @@ class EngineLimits:
     num_blocks: BlockCount
     """In each group, block 0 included."""
     has_logit_digests: bool = False
+    keeps_prefixes: bool = True
+    """Keep computed beginnings for sequences to come."""
 
     def __post_init__(self) -> None:
         """Refuse limits under which some sequence would wait for ever."""

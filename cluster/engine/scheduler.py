@@ -11,6 +11,7 @@ from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 
 from cluster.engine.blocks import BlockCount, BlockGeometry
+from cluster.engine.prefix import Cache, CachedPrefix, NoCache
 from cluster.engine.sequence import Sequence
 
 
@@ -46,7 +47,8 @@ class Schedule:
     """A step, and what must change before it can run: first preempt, then admit."""
 
     preempted: tuple[Sequence, ...]
-    admitted: tuple[Sequence, ...]
+    admitted: tuple[tuple[Sequence, int], ...]
+    """Each with the blocks at its beginning that are computed already."""
     chunks: tuple[Chunk, ...]
 
 
@@ -56,20 +58,21 @@ def schedule(
     free: BlockCount,
     geometry: BlockGeometry,
     limits: StepLimits,
+    cache: Cache | None = None,
 ) -> Schedule:
     """Return the next step for sequences `running` and `waiting`, both ordered by rank, with `free` blocks left.
 
     The chunk list is empty only if nothing runs and nothing waits.
     """
-    draft = _Draft(geometry, free, limits.max_step_tokens, list(running))
+    draft = _Draft(geometry, cache or NoCache(geometry), free, limits.max_step_tokens, list(running))
     for sequence in running:
         draft.give_first_row(sequence)
     for sequence in draft.kept:
         draft.give_more_rows(sequence)
     if not draft.preempted:
         draft.admit(waiting, limits.max_running_sequences)
-    order = [*draft.kept, *draft.admitted]
-    chunks = (Chunk(sequence, sequence.num_computed, draft.rows.get(sequence.arrival, 0)) for sequence in order)
+    order = [*draft.kept, *(sequence for sequence, _ in draft.admitted)]
+    chunks = (Chunk(sequence, draft.start(sequence), draft.rows.get(sequence.arrival, 0)) for sequence in order)
     return Schedule(
         tuple(draft.preempted), tuple(draft.admitted), tuple(chunk for chunk in chunks if chunk.num_tokens > 0)
     )
@@ -80,14 +83,21 @@ class _Draft:
     """A schedule being written."""
 
     geometry: BlockGeometry
+    cache: Cache
     free: BlockCount
     budget: int
     kept: list[Sequence]
     """Running sequences that go on, by rank."""
     preempted: list[Sequence] = field(default_factory=list[Sequence])
-    admitted: list[Sequence] = field(default_factory=list[Sequence])
+    admitted: list[tuple[Sequence, int]] = field(default_factory=list[tuple[Sequence, int]])
     rows: dict[int, int] = field(default_factory=dict[int, int])
     """Rows given, by the sequence's arrival number."""
+    starts: dict[int, int] = field(default_factory=dict[int, int])
+    """First rows of sequences whose beginning is computed already, by arrival number."""
+
+    def start(self, sequence: Sequence) -> int:
+        """Return the position of a sequence's first row."""
+        return self.starts.get(sequence.arrival, sequence.num_computed)
 
     def give_first_row(self, sequence: Sequence) -> None:
         """Give a running sequence one row, at the cost of the last in rank, which may be itself."""
@@ -96,7 +106,7 @@ class _Draft:
         while not self.free.covers(self.geometry.needed(sequence.num_computed, 1)):
             victim = self.kept.pop()
             self.preempted.append(victim)
-            self.free = self.free.plus(self.geometry.held(victim.num_computed))
+            self.free = self.free.plus(self.cache.held_alone(victim))
             if victim is sequence:
                 return
         self._give(sequence, 1)
@@ -111,24 +121,34 @@ class _Draft:
         """Start waiting sequences, in order, while there is room for all that is known of them."""
         reserved = self._outstanding()
         for sequence in waiting:
-            wanted = self.geometry.settled(sequence.num_known + 1)
             has_slot = len(self.kept) + len(self.admitted) < max_running
-            if self.budget == 0 or not has_slot or not self.free.minus(reserved).covers(wanted):
+            if self.budget == 0 or not has_slot:
                 return
-            self.admitted.append(sequence)
+            prefix = self.cache.find(sequence)
+            wanted = self.geometry.settled(sequence.num_known + 1).minus(prefix.num_held)
+            if not self.free.minus(reserved).covers(wanted):
+                return
+            self.admitted.append((sequence, prefix.num_blocks))
             before = self.free
+            self._share(sequence, prefix)
             self._give(sequence, self._rows_within_reach(sequence, 0))
             reserved = reserved.plus(_at_least_zero(wanted.minus(before.minus(self.free))))
 
+    def _share(self, sequence: Sequence, prefix: CachedPrefix) -> None:
+        """Begin a sequence after what is computed of it; blocks that nobody held are no longer free."""
+        start = prefix.num_blocks * self.geometry.block_tokens
+        self.starts[sequence.arrival] = start
+        self.free = self.free.minus(self.geometry.held(start).minus(prefix.num_held))
+
     def _give(self, sequence: Sequence, num_rows: int) -> None:
         given = self.rows.get(sequence.arrival, 0)
-        self.free = self.free.minus(self.geometry.needed(sequence.num_computed + given, num_rows))
+        self.free = self.free.minus(self.geometry.needed(self.start(sequence) + given, num_rows))
         self.rows[sequence.arrival] = given + num_rows
         self.budget -= num_rows
 
     def _rows_within_reach(self, sequence: Sequence, given: int) -> int:
-        fitting = self.geometry.rows_that_fit(sequence.num_computed + given, self.free)
-        return min(sequence.num_pending - given, self.budget, fitting)
+        end = self.start(sequence) + given
+        return min(sequence.num_known - end, self.budget, self.geometry.rows_that_fit(end, self.free))
 
     def _outstanding(self) -> BlockCount:
         """Return the blocks that the running sequences still need for what is known of them, and one token more."""

@@ -23,6 +23,8 @@ class SequenceRequest:
     """Raised with each resume; events carry it, so that those of an older attempt can be dropped."""
     priority: int = 0
     """Lower numbers run first; equal ones in the order of arrival."""
+    cache_salt: str = ""
+    """Only sequences of one salt share computed prefixes: who may not learn what others have asked gets another."""
 
 
 class FinishReason(StrEnum):
@@ -69,6 +71,8 @@ class Sequence:
     token_ids: list[int] = field(init=False)
     """Prompt and output."""
     num_computed: int = 0
+    num_cached: int = 0
+    """Tokens that were found computed when the sequence first ran."""
     num_preemptions: int = 0
 
     def __post_init__(self) -> None:

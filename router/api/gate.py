@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.health import IS_TRUSTED, PUBLIC_PATHS
-from router.auth import KeyRing, is_loopback
+from router.auth import KeyRing, is_loopback, note_client
 from router.config import HttpSection
 from router.errors import (
     BodyTooSlow,
@@ -86,7 +86,7 @@ class Gate:
 
     def _refusal(self, headers: dict[str, str]) -> RequestError | None:
         try:
-            self._keys.check(headers.get("authorization"))
+            note_client(self._keys.check(headers.get("authorization")))
             if self._keys.is_empty:
                 _refuse_web_pages(headers)
         except (Unauthenticated, Forbidden) as error:

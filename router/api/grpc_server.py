@@ -30,7 +30,7 @@ from router.api.grpc_convert import (
     usage_message,
 )
 from router.api.grpc_health import Health
-from router.auth import KeyRing, load_keys
+from router.auth import KeyRing, load_keys, note_client
 from router.config import Config
 from router.errors import PlatformRefused, RequestError, Unauthenticated, answer_to
 from router.service import InferenceService
@@ -176,7 +176,7 @@ class _KeyCheck(grpc.aio.ServerInterceptor):
             return await continuation(handler_call_details)
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
         try:
-            self._keys.check(given.decode("latin-1") if isinstance(given, bytes) else given)
+            note_client(self._keys.check(given.decode("latin-1") if isinstance(given, bytes) else given))
         except Unauthenticated as error:
             return grpc.stream_stream_rpc_method_handler(_refusal(error))
         return await continuation(handler_call_details)

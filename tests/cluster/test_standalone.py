@@ -147,6 +147,25 @@ def test_the_tiny_model_says_the_same_alone_together_and_in_chunks() -> None:
     assert len({digest for events in alone.events.values() for event in events for digest in event.digests}) == 32
 
 
+def test_what_is_found_in_the_cache_changes_no_bit() -> None:
+    """The same prompts again, and as the beginnings of longer ones, with every digest as if computed alone."""
+    requests = _requests((40, 100, 129, 200))
+    again = [replace(request, sequence_id=f"again-{request.sequence_id}") for request in requests]
+    longer = [
+        replace(request, sequence_id=f"longer-{request.sequence_id}", prompt_ids=(*request.prompt_ids, 7, 8, 9))
+        for request in requests
+    ]
+    weights = _weights()
+    cached, _ = _run(Standalone.of(weights, _sections()), [requests, again, longer])
+    alone, _ = _run(Standalone.of(weights, _sections(prefix_cache=False)), [[request] for request in [*again, *longer]])
+    for request in (*again, *longer):
+        found, computed = cached.events[request.sequence_id], alone.events[request.sequence_id]
+        assert [event.digests for event in found] == [event.digests for event in computed]
+        assert [event.token_ids for event in found] == [event.token_ids for event in computed]
+        assert found[-1].num_cached >= (len(request.prompt_ids) - 4) // 16 * 16 - 16
+        assert computed[-1].num_cached == 0
+
+
 def test_stop_ids_beyond_the_vocabulary_do_no_harm() -> None:
     """gpt-oss's own stop ids, asked of a model of 211 words that must not stop at once."""
     plain, odd = (

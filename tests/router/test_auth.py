@@ -1,12 +1,14 @@
 """Keys: where they come from, how they are compared, and that nobody listens beyond loopback without one."""
 
 import ast
+import contextvars
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from router.auth import KeyRing, is_loopback, load_keys, require_keys_off_loopback
+from router.auth import KeyRing, cache_salt, is_loopback, load_keys, note_client, require_keys_off_loopback
 from router.config import AuthSection, EdgeSection
 from router.errors import ConfigInvalid, PlatformRefused, Unauthenticated
 
@@ -83,3 +85,16 @@ def test_keys_are_compared_in_constant_time_and_kept_as_digests() -> None:
     assert "hmac.compare_digest" in inspect.getsource(KeyRing.check)
     assert not [node for node in compared if any(isinstance(op, ast.Eq | ast.In) for op in node.ops)]
     assert b"secret" not in b"".join(vars(KeyRing(["secret"]))["_digests"])
+
+
+def test_clients_share_computed_prefixes_with_themselves_only() -> None:
+    def salt_of(key_name: str | None) -> str:
+        note_client(key_name)
+        return cache_salt()
+
+    def in_a_request(call: Callable[..., str], *arguments: str | None) -> str:
+        return contextvars.Context().run(call, *arguments)
+
+    assert in_a_request(salt_of, None) == in_a_request(salt_of, None) == ""
+    assert in_a_request(salt_of, "k1") == in_a_request(salt_of, "k1") != in_a_request(salt_of, "k2")
+    assert in_a_request(cache_salt) != in_a_request(cache_salt), "a request of nobody known shares with none"

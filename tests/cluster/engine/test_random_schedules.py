@@ -20,12 +20,19 @@ NUM_SEEDS = 200
 MAX_CONTEXT = 60
 
 
+def _random_prompt(chance: random.Random) -> list[int]:
+    """Return a prompt that begins like others, mostly: one of three beginnings, cut anywhere."""
+    beginning = [root * 7 + place % 5 for root in [chance.randrange(3)] for place in range(chance.randint(0, 24))]
+    own = [chance.randrange(96) for _ in range(chance.randint(1, 30 - len(beginning)))]
+    return [*beginning, *own] if chance.random() < 0.8 else own
+
+
 def _random_request(chance: random.Random, name: str) -> SequenceRequest:
     temperature = chance.choice([0.0, 1.0, 5.0])
     kinds: list[dict[str, Any]] = [{}, {}, {"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1}, {"frequency_penalty": 1.0}]
     return request(
         name,
-        [chance.randrange(96) for _ in range(chance.randint(1, 30))],
+        _random_prompt(chance),
         priority=chance.choice([0, 0, 0, 1, -1]),
         seed=chance.randrange(1000),
         choice=chance.randrange(3),

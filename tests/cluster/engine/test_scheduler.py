@@ -1,5 +1,7 @@
 """The schedule of one step, worked out by hand: blocks of 4 tokens, a window of 6."""
 
+from collections.abc import Iterable
+
 from cluster.engine.blocks import BlockCount, BlockGeometry
 from cluster.engine.scheduler import Schedule, StepLimits, schedule
 from cluster.engine.sequence import Sequence
@@ -26,8 +28,12 @@ def _rows(step: Schedule) -> dict[str, tuple[int, int]]:
     return {chunk.sequence.request.sequence_id: (chunk.start, chunk.num_tokens) for chunk in step.chunks}
 
 
-def _names(sequences: tuple[Sequence, ...]) -> list[str]:
+def _names(sequences: Iterable[Sequence]) -> list[str]:
     return [sequence.request.sequence_id for sequence in sequences]
+
+
+def _admitted(step: Schedule) -> list[str]:
+    return _names(sequence for sequence, _ in step.admitted)
 
 
 def test_nothing_gives_an_empty_step() -> None:
@@ -55,12 +61,12 @@ def test_every_running_sequence_gets_a_row_before_a_prompt_gets_more() -> None:
 def test_what_is_left_of_the_budget_admits_in_order() -> None:
     step = _schedule([_sequence(0, 10, 9)], [_sequence(1, 8), _sequence(2, 30), _sequence(3, 2)])
     assert _rows(step) == {"s0": (9, 1), "s1": (0, 8), "s2": (0, 7)}
-    assert _names(step.admitted) == ["s1", "s2"]
+    assert _admitted(step) == ["s1", "s2"]
 
 
 def test_no_more_run_than_the_limit_says() -> None:
     step = _schedule([_sequence(0, 10, 9)], [_sequence(1, 2), _sequence(2, 2)], max_running=2)
-    assert _names(step.admitted) == ["s1"]
+    assert _admitted(step) == ["s1"]
 
 
 def test_the_first_in_the_queue_is_not_overtaken_by_one_that_would_fit() -> None:
@@ -72,15 +78,15 @@ def test_the_first_in_the_queue_is_not_overtaken_by_one_that_would_fit() -> None
 def test_blocks_that_running_sequences_still_need_are_not_given_away() -> None:
     """s0 holds 2 blocks and needs 41 tokens' 11 in all: of 12 free ones only 3 are left, for 12 tokens."""
     running = [_sequence(0, 40, 8)]
-    assert _names(_schedule(running, [_sequence(1, 11)], BlockCount(12, 100), max_rows=40).admitted) == ["s1"]
-    assert _names(_schedule(running, [_sequence(1, 12)], BlockCount(12, 100), max_rows=40).admitted) == []
+    assert _admitted(_schedule(running, [_sequence(1, 11)], BlockCount(12, 100), max_rows=40)) == ["s1"]
+    assert _admitted(_schedule(running, [_sequence(1, 12)], BlockCount(12, 100), max_rows=40)) == []
 
 
 def test_two_are_not_admitted_into_the_room_of_one() -> None:
     """Each takes 2 blocks for its 8 tokens and will need a third for the next: 5 are too few for both, 6 are not."""
     waiting = [_sequence(0, 8), _sequence(1, 8)]
-    assert _names(_schedule([], waiting, BlockCount(5, 100)).admitted) == ["s0"]
-    assert _names(_schedule([], waiting, BlockCount(6, 100)).admitted) == ["s0", "s1"]
+    assert _admitted(_schedule([], waiting, BlockCount(5, 100))) == ["s0"]
+    assert _admitted(_schedule([], waiting, BlockCount(6, 100))) == ["s0", "s1"]
 
 
 def test_without_blocks_the_youngest_is_preempted_and_nobody_admitted() -> None:

@@ -294,6 +294,19 @@ def test_every_method_asks_for_a_key(locked: grpc.Channel, method: str) -> None:
     call_with(("authorization", "Bearer secret-1"))
 
 
+def test_a_key_has_computed_prefixes_of_its_own() -> None:
+    keys = KeyRing(["secret-1"])
+    with (
+        running(HandBackend(answer("A")), keys=keys) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        stub: Any = rpc.InferenceStub(channel)
+        for method in ("Chat", "Generate", "Chat"):
+            metadata = (("authorization", "Bearer secret-1"),)
+            list(getattr(stub, method)(METHODS[method], metadata=metadata, timeout=20))
+        assert [one.cache_salt for one in server.backend.requests] == [keys.check("Bearer secret-1")] * 3
+
+
 def test_reflection_asks_for_a_key_and_health_does_not(locked: grpc.Channel) -> None:
     health: Any = health_pb2_grpc.HealthStub(locked)
 

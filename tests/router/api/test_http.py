@@ -141,6 +141,20 @@ def test_each_key_opens_every_route(authorization: str) -> None:
         assert client.request(method, path, headers={"authorization": authorization}).status_code != 401
 
 
+def test_each_key_has_computed_prefixes_of_its_own() -> None:
+    backend = HandBackend(answer("A"))
+    client = AsgiClient(backend, keys=KeyRing(["secret-1", "secret-2"]))
+    question = {"messages": [{"role": "user", "content": "Hi"}]}
+    for key in ("secret-1", "secret-2", "secret-1"):
+        client.request("POST", "/v1/chat/completions", json=question, headers={"authorization": f"Bearer {key}"})
+    first, second, third = (request.cache_salt for request in backend.requests)
+    assert first == third != second
+    assert first
+    open_backend = HandBackend(answer("A"))
+    AsgiClient(open_backend).request("POST", "/v1/chat/completions", json=question)
+    assert open_backend.requests[0].cache_salt == ""
+
+
 def test_a_large_body_is_refused_before_it_is_read_or_while_it_is() -> None:
     client = AsgiClient(HandBackend(answer("A")), http={"max_body_bytes": 1000})
     large = {"messages": [{"role": "user", "content": "x" * 2000}]}
