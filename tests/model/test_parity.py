@@ -97,13 +97,23 @@ def test_token_by_token_decode_matches_transformers_cached_decode(pair: tuple[An
     assert_parity(ours, torch.cat(theirs))
 
 
+@pytest.fixture(scope="module")
+def long_logits() -> dict[ModelConfig, Tensor]:
+    """Transformers' logits of the long prompt by model: both layouts hold the same weights, and it is slow."""
+    return {}
+
+
 @torch.inference_mode()
-def test_prompts_beyond_the_original_context_match(pair: tuple[Any, Any]) -> None:
+def test_prompts_beyond_the_original_context_match(
+    pair: tuple[Any, Any], long_logits: dict[ModelConfig, Tensor]
+) -> None:
     """4,100 tokens: YaRN was stretched from 4,096."""
     (transformer, experts), reference = pair
-    ids = random_ids(4100, transformer.config.vocab_size)
-    theirs = reference(torch.tensor([ids])).logits[0]
-    assert_parity(run_in_chunks(transformer, experts, ids, [1000, 3097, 1, 1, 1]), theirs)
+    config = transformer.config
+    ids = random_ids(4100, config.vocab_size)
+    if config not in long_logits:
+        long_logits[config] = reference(torch.tensor([ids])).logits[0]
+    assert_parity(run_in_chunks(transformer, experts, ids, [1000, 3097, 1, 1, 1]), long_logits[config])
 
 
 def test_the_original_layout_gives_the_same_bits(tmp_path: Path) -> None:
