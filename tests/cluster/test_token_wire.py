@@ -19,6 +19,7 @@ EVENTS = [
     TokenEvent("length", 0, 9, (4,), finish_reason=FinishReason.LENGTH),
     TokenEvent("aborted", 0, 9, (), finish_reason=FinishReason.ABORT),
     TokenEvent("failed", 0, 9, (), finish_reason=FinishReason.ERROR, error=""),
+    TokenEvent("lost", 0, 9, (), finish_reason=FinishReason.UNAVAILABLE, error="WorkerLost: worker-3"),
 ]
 
 
@@ -29,6 +30,10 @@ def over_the_wire(events: list[TokenEvent]) -> list[TokenEvent]:
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.sequence_id)
 def test_an_event_arrives_as_it_was_sent(event: TokenEvent) -> None:
     assert over_the_wire([event]) == [event]
+
+
+def test_every_finish_reason_has_a_place_on_the_wire() -> None:
+    assert {event.finish_reason for event in EVENTS} == {None, *FinishReason}
 
 
 def test_a_step_keeps_the_order_of_its_events() -> None:
