@@ -51,8 +51,9 @@ class ExpertWorker:
     def __init__(self, seat: WorkerSeat) -> None:
         """Take the seat and begin to watch whether it is still wanted."""
         self._seat = seat
-        self._is_over = threading.Event()
-        self._reason = "it ended"
+        self._holding = threading.Lock()
+        self._holder = threading.Event()
+        self._end_reason: str | None = None
         self._starting = threading.Lock()
         self._served: ServedShare | None = None
         self._reporter = ProgressReporter(seat.worker_id, "worker", self._send)
@@ -72,9 +73,17 @@ class ExpertWorker:
         return Member(seat.worker_id, seat.index, seat.incarnation, address, served.fingerprint)
 
     def hold(self) -> None:
-        """Raise WorkerLost saying why when the worker ends; whoever waits for this learns of its death in any case."""
-        self._is_over.wait()
-        raise WorkerLost(self._reason)
+        """Raise WorkerLost saying why when the worker ends; whoever waits for this learns of its death in any case.
+
+        Returns once another supervisor holds the worker: one that is dead must not keep one of the few threads.
+        """
+        mine = threading.Event()
+        with self._holding:
+            before, self._holder = self._holder, mine
+        before.set()
+        mine.wait()
+        if self._end_reason is not None:
+            raise WorkerLost(self._end_reason)
 
     def _serve(self, host: str) -> "ServedShare":
         from cluster.expert_side import serve_share
@@ -90,8 +99,8 @@ class ExpertWorker:
         """Say why to whoever holds this worker, and end the process even if nobody does."""
         from cluster.experts.expert_host import end_process
 
-        self._reason = reason
-        self._is_over.set()
+        self._end_reason = reason
+        self._holder.set()
         threading.Timer(_LAST_WORDS_S, end_process, (reason,)).start()
 
     def _send(self, report: ComponentReport) -> None:
