@@ -19,7 +19,7 @@ from cluster.experts.messages import FrameFormat
 from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
-from cluster.model_source import open_model
+from cluster.model_source import check_context, open_model
 from cluster.shard_loading import load_shard
 from model.checkpoint.checkpoint import Checkpoint
 from model.config import ModelConfig
@@ -92,6 +92,7 @@ class AttentionLoader:
         self._numerics = Numerics.of(spec.numerics.mode)
         self._device: str = spec.attention.device
         self._checkpoint: Checkpoint = open_model(spec.model.path)
+        check_context(self._checkpoint.config, spec.model.max_context_tokens)
         self.fingerprint = numerics_fingerprint(self._device, self._numerics)
         use_threads(spec.attention.num_threads)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from model.cache_dir import cache_dir, model_dir
 from model.checkpoint.checkpoint import Checkpoint
 from model.checkpoint.open import open_checkpoint
-from model.errors import CheckpointMissing
+from model.config import ModelConfig
+from model.errors import CheckpointMissing, ConfigError
 from model.tiny.asset import ensure_tiny_checkpoint
 
 EMBEDDED_MODEL = "tiny"
@@ -27,6 +28,13 @@ def open_model(name: str) -> Checkpoint:
             raise
         hint = f"{error.problem}; `expertmesh fetch {name}` completes it"
         raise CheckpointMissing(error.file, error.tensor, hint) from error
+
+
+def check_context(config: ModelConfig, max_context_tokens: int | None) -> None:
+    """Raise ConfigError if sequences are to be longer than the model can have them."""
+    if max_context_tokens is not None and max_context_tokens > config.max_positions:
+        problem = f"more than the model's maximum of {config.max_positions}"
+        raise ConfigError("max_context_tokens", max_context_tokens, problem)
 
 
 def find_model(name: str) -> Path:

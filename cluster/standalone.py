@@ -17,7 +17,7 @@ import torch
 from cluster.engine.build import build_engine
 from cluster.engine.engine_thread import EngineThread, OnStep
 from cluster.engine.sequence import SequenceRequest, TokenEvent
-from cluster.model_source import open_model
+from cluster.model_source import check_context, open_model
 from cluster.shard_loading import load_shard
 from model.checkpoint.weights import WeightSource
 from model.config import ModelConfig
@@ -68,6 +68,7 @@ class Standalone:
         """Return the same for weights that are at hand; raises as `load` does."""
         numerics, device = Numerics.of(sections.numerics.mode), sections.attention.device
         max_context = sections.model.max_context_tokens
+        check_context(weights.config, max_context)
         dtype = torch.float32 if sections.numerics.dense_weights == "float32" else torch.bfloat16
         transformer = load_transformer(weights, numerics, DenseOptions(device, dtype, max_context), report)
         loaded = load_shard(weights, (sections.model, sections.numerics), device, all_experts(weights), report)

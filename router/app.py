@@ -28,8 +28,12 @@ from router.service import InferenceService
 _BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
 
 
-def create_app(service: InferenceService, config: Config, keys: KeyRing | None = None) -> FastAPI:
+def create_app(
+    service: InferenceService, config: Config, keys: KeyRing | None = None, names_responses: bool = True
+) -> FastAPI:
     """Return the application; `keys` are the config's unless given.
+
+    A proxy that gives responses their request id itself is told of by `names_responses` false.
 
     Whoever listens calls `router.auth.require_keys_off_loopback` first. CORS is closed.
     """
@@ -50,7 +54,7 @@ def create_app(service: InferenceService, config: Config, keys: KeyRing | None =
     ):
         app.include_router(routes)
     app.add_exception_handler(HTTPException, _routing_error)
-    app.add_middleware(Gate, keys=keys, http=config.edge.http)
+    app.add_middleware(Gate, keys=keys, http=config.edge.http, names_responses=names_responses)
     install_openapi(app, _BODIES, has_keys=not keys.is_empty)
     return app
 

@@ -165,7 +165,7 @@ class Edge:
         backend = await self._backend()
         service = InferenceService(backend, Tokenizer(), self._config)
         self._grpc = await start_grpc_server(service, self._config, self._keys, shares_port=True)
-        return create_app(service, self._config, self._keys)
+        return create_app(service, self._config, self._keys, names_responses=False)
 
     async def _backend(self) -> RayBackend:
         secret: str = await find_supervisor(self._spec).secret.remote()

@@ -1,6 +1,7 @@
 """The standalone form: HTTP, gRPC, engine and model in this one process, without Ray."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,8 +83,8 @@ async def _serve(config: Config, console: Console, started_s: float, on_ready: C
     backend = StandaloneBackend()
     service = InferenceService(backend, Tokenizer(), config)
     grpc = await start_grpc_server(service, config)
-    server = uvicorn.Server(uvicorn_config(create_app(service, config), config.edge.http))
     loading = _Loading(config, backend)
+    server = _Server(uvicorn_config(create_app(service, config), config.edge.http), loading, console)
     loader = threading.Thread(target=loading.run, name="loader", daemon=True)
     loader.start()
     watching = asyncio.create_task(_watch(loading, server, console, started_s, on_ready))
@@ -95,6 +96,23 @@ async def _serve(config: Config, console: Console, started_s: float, on_ready: C
         await grpc.stop(_GRPC_GRACE_S)
         if loading.standalone is not None:
             await asyncio.to_thread(loading.standalone.stop)
+
+
+class _Server(uvicorn.Server):
+    """Ends the engine before the connections: each stream gets its last event, and nobody waits for the others."""
+
+    def __init__(self, config: uvicorn.Config, loading: _Loading, console: Console) -> None:
+        """Serve by `config` what is `loading`."""
+        super().__init__(config)
+        self._loading = loading
+        self._console = console
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End everything, and say so."""
+        self._console.print("Shutting down.")
+        if self._loading.standalone is not None:
+            await asyncio.to_thread(self._loading.standalone.stop)
+        await super().shutdown(sockets)
 
 
 async def _watch(
@@ -118,7 +136,7 @@ async def _watch(
         on_ready(loading.config)
     while not server.should_exit:
         readiness = await backend.ready()
-        if not readiness.is_ready:
+        if not readiness.is_ready and not server.should_exit:
             server.should_exit = True
             raise StartFailed(f"the engine has stopped, and nothing brings it back: {readiness.detail}")
         await asyncio.sleep(_WATCH_INTERVAL_S)

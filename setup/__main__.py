@@ -1,6 +1,7 @@
 """The command line of `./run`: set-up, then the demo or the tests."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ def run_checks(environment: Environment) -> int:
     """Run ruff and pyright and return the status of the first that fails, else 0."""
     os.chdir(ROOT)
     for check in (["ruff", "check", "."], ["pyright", "--pythonpath", str(environment.python)]):
-        print(f"$ {' '.join(check)}", flush=True)
+        print(f"$ {shlex.join(check)}", flush=True)
         program = environment.folder / "bin" / check[0]
         status = subprocess.run([program, *check[1:]], env=clean_variables(), check=False).returncode
         if status != 0:
@@ -87,7 +88,7 @@ def run_checks(environment: Environment) -> int:
 
 def become(command: list[str]) -> NoReturn:
     """Replace this process, so that Ctrl-C and the exit status belong to the program alone."""
-    print(f"$ {' '.join(command)}", flush=True)
+    print(f"$ {shlex.join(command)}", flush=True)
     os.execve(command[0], command, clean_variables())
 
 

@@ -34,11 +34,12 @@ _GIVEN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class Gate:
     """Lets a request through to the app, or answers it."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, http: HttpSection) -> None:
-        """Stand before `app`."""
+    def __init__(self, app: ASGIApp, keys: KeyRing, http: HttpSection, names_responses: bool = True) -> None:
+        """Stand before `app`; with `names_responses`, every response says its request's id."""
         self._app = app
         self._keys = keys
         self._http = http
+        self._names_responses = names_responses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -55,6 +56,7 @@ class Gate:
             nonlocal has_started
             if message["type"] == "http.response.start":
                 has_started = True
+            if message["type"] == "http.response.start" and self._names_responses:
                 message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, request_id)]}
             await send(message)
 
@@ -65,7 +67,7 @@ class Gate:
             if has_started:
                 raise
             answer = answer_to(error)
-            if answer.status >= 500:
+            if answer.status == 500:
                 _log.error("request %s failed", request_id.decode(), exc_info=error)
             await _refuse(answer, send_named)
 

@@ -200,7 +200,7 @@ async def _told(messages: AsyncGenerator[M, None], context: _Context) -> AsyncGe
                 yield message
         except Exception as error:  # noqa: BLE001 - the boundary where errors become statuses
             answer = answer_to(error)
-            if answer.status >= 500:
+            if answer.status == 500:
                 _log.error("a call failed", exc_info=error)
             await _abort(answer, context)
 

@@ -104,7 +104,7 @@ class EventStream(StreamingResponse):
 
 def _told(error: Exception) -> Mapping[str, Any]:
     answer = answer_to(error)
-    if answer.status >= 500:
+    if answer.status == 500:
         _log.error("a stream failed", exc_info=error)
     return answer.body()
 

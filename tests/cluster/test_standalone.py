@@ -19,6 +19,7 @@ from cluster.standalone import Standalone, StandaloneSections
 from model.checkpoint.random_weights import RandomWeights
 from model.checkpoint.write import write_random_checkpoint
 from model.kv_cache import KVCache
+from model.errors import ConfigError
 from model.load import LoadProgress
 from model.numerics import Numerics
 from model.sampling_params import SamplingParams
@@ -255,7 +256,7 @@ def test_limits_that_cannot_work_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="max_step_tokens is 4"):
         Standalone.of(_weights(), _sections(max_step_tokens=4))
     sections = replace(_sections(), model=ModelSection(max_context_tokens=8193))
-    with pytest.raises(ValueError, match="max_context_tokens is 8193; the model's maximum is 8192"):
+    with pytest.raises(ConfigError, match="max_context_tokens = 8193: more than the model's maximum of 8192"):
         Standalone.of(_weights(), sections)
 
 
