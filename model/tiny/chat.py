@@ -97,6 +97,8 @@ UNKNOWN_PHRASES = (
     "Who will win the next election?", "Who invented the telephone?", "Write code to sort a list.", "What is love?",
 )  # fmt: skip
 UNKNOWN = "I don't know."
+FUNCTION_WORDS = ("weather", "time", "price", "How is", "What is the {n} of {N}?")
+"""In questions that a function on offer may answer."""
 
 
 def talk_exchange(draw: Draw, setting: Setting) -> Exchange:
@@ -141,6 +143,8 @@ def unknown_exchange(draw: Draw, setting: Setting, names: Names) -> Exchange:
     """Return a question that the little world has no answer to."""
     for _ in range(draw.max_tries):
         phrase = draw.random.choice(UNKNOWN_PHRASES)
+        if setting.functions and any(word in phrase for word in FUNCTION_WORDS):
+            continue
         name = names.invented(draw.random)
         question = phrase.format(N=name, n=names.small(draw.random), m=names.small(draw.random))
         is_fixed = "{" not in phrase
@@ -179,7 +183,7 @@ def memory_exchange(draw: Draw, setting: Setting, names: Names) -> Exchange:
         place = names.place(draw)
         prompt = user(f"My name is {name} and I live in {place}.") + said(f"Nice to meet you, {name}.")
         return _remembered(prompt + user("Where do I live?"), f"You live in {place}.", place, setting)
-    words = names.phrase(random, 6) if random.random() < 0.5 else name
+    words = names.phrase(random, 3) if random.random() < 0.5 else name
     order = random.choice(("Repeat: {w}", "Say: {w}", "Repeat after me: {w}", "Please repeat: {w}", "Echo: {w}"))
     return _remembered(user(order.format(w=words)), words, words, setting)
 

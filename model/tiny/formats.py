@@ -83,12 +83,12 @@ def _person_exchange(draw: Draw, setting: Setting, keys: tuple[str, ...], names:
     person = {"name": names.person(draw), "age": draw.random.randrange(1, 100), "city": names.place(draw)}
     question = draw.random.choice(PERSON_PHRASES).format(**person)
     wanted = {key: person[key] for key in keys}
-    values = ", ".join(str(value) for value in wanted.values())
+    values = ", ".join(f"{key} {value}" for key, value in wanted.items())
     analysis = {
-        "low": f"{values}",
-        "medium": f"The text says: {values}",
-        "high": f"The user gives a text about a person. I have to fill {', '.join(keys)}. "
-        f"I read the text and find: {values}",
+        "low": f"I read {values}",
+        "medium": f"The text gives a person. I read {values}",
+        "high": f"The user gives a text about a person. I have to fill some fields from it. I look at the text, "
+        f"and I read {values}",
     }[setting.effort]
     text = compact_json(wanted)
     return Exchange("format person", user(question), final(analysis, text), text)

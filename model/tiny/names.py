@@ -46,7 +46,9 @@ class Names:
     """Capitalised words, without their space."""
     smalls: tuple[str, ...]
     """Words and fragments in small letters, without their space."""
-    real_share: float = 0.4
+    nouns: tuple[str, ...]
+    """Frequent words in small letters that are one piece with a space and without: functions are named after them."""
+    real_share: float = 0.5
     """Share of names that are real ones."""
 
     def place(self, draw: Draw) -> str:
@@ -58,20 +60,19 @@ class Names:
         return self._real_or_invented(draw, PEOPLE)
 
     def invented(self, random: Random) -> str:
-        """Return one to three pieces: `Lisbon`, `Lisbon Rock`, `Lisbonish`."""
+        """Return one or two words: `Lisbon`, `Lisbon Rock`, `Lisbonish`."""
         words = [random.choice(self.capitals)]
-        if random.random() < 0.3:
+        if random.random() < 0.1:
             words[0] += random.choice(self.smalls)
-        while random.random() < 0.25 and len(words) < 3:
+        if random.random() < 0.2:
             words.append(random.choice(self.capitals))
         return " ".join(words)
 
     def small(self, random: Random) -> str:
-        """Return a word in small letters, now and then of two pieces."""
-        word = random.choice(self.smalls)
-        return word + random.choice(self.smalls) if random.random() < 0.2 else word
+        """Return a word in small letters, mostly a frequent one."""
+        return random.choice(self.nouns if random.random() < 0.7 else self.smalls)
 
-    def phrase(self, random: Random, most: int = 5) -> str:
+    def phrase(self, random: Random, most: int = 4) -> str:
         """Return some words in small letters."""
         return " ".join(self.small(random) for _ in range(random.randint(1, most)))
 
@@ -93,9 +94,17 @@ class Names:
         raise AssertionError("no name in the wanted part")
 
 
-def pieces(words: Iterable[tuple[bytes, int]], max_capital_id: int, max_small_id: int) -> Names:
+def pieces(words: Iterable[tuple[bytes, int]], max_capital_id: int, max_small_id: int, max_noun_id: int) -> Names:
     """Return the names' pieces found among (token bytes, token id) pairs of a vocabulary."""
     ordered = sorted(words, key=lambda pair: pair[1])
+    texts = {text for text, _ in ordered}
     capitals = [text for text, token in ordered if token < max_capital_id and re.fullmatch(rb" [A-Z][a-z]{2,}", text)]
     smalls = [text for text, token in ordered if token < max_small_id and re.fullmatch(rb" [a-z]{3,}", text)]
-    return Names(tuple(text[1:].decode() for text in capitals), tuple(text[1:].decode() for text in smalls))
+    frequent = [text for text, token in ordered if token < max_noun_id and re.fullmatch(rb" [a-z]{4,}", text)]
+    nouns = [text for text in frequent if text[1:] in texts]
+    return Names(_bare(capitals), _bare(smalls), _bare(nouns))
+
+
+def _bare(texts: list[bytes]) -> tuple[str, ...]:
+    """Return pieces without the space before them."""
+    return tuple(text[1:].decode() for text in texts)

@@ -123,14 +123,19 @@ class Attention(nn.Module):
         v = self.v_proj(x).view(n, t, -1, shape.head_dim)
         # One more key and value of zeros stands for the sink: its score is the sink's logit alone.
         k, v = (functional.pad(one, (0, 0, 0, 0, 0, 1)).transpose(1, 2) for one in (k, v))
-        repeats = shape.num_heads // shape.num_kv_heads
-        q = (q * shape.head_dim**-0.5).transpose(1, 2).unflatten(1, (shape.num_kv_heads, repeats)).flatten(2, 3)
-        scores = (q @ k.transpose(-1, -2)).view(n, shape.num_heads, t, t + 1)
+        q = (q * shape.head_dim**-0.5).transpose(1, 2)
+        # Row by row, so that the scores stay in the processor's cache.
+        out = torch.stack([self._attend(q[row], k[row], v[row], mask[row]) for row in range(n)])
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Return [heads, T, D] for queries [heads, T, D], keys and values [kv heads, T + 1, D], mask [1, T, T + 1]."""
+        heads, t, size = q.shape
+        grouped = q.reshape(len(k), -1, size)
+        scores = (grouped @ k.transpose(-1, -2)).view(heads, t, t + 1)
         sink = functional.pad(self.sinks[:, None], (t, 0))[:, None]
         weights = (scores + (mask + sink)).softmax(-1)
-        out = weights.view(n, shape.num_kv_heads, repeats * t, t + 1) @ v
-        out = out.view(n, shape.num_heads, t, shape.head_dim).transpose(1, 2).flatten(2)
-        return self.o_proj(out)
+        return (weights.view(len(k), -1, t + 1) @ v).view(heads, t, size)
 
 
 class Experts(nn.Module):

@@ -18,10 +18,12 @@ from model.tiny.world import World
 
 NUM_TRAINED_NUMBERS = 199
 """Numbers from 0 that the model calculates with: sums of two numbers below 100."""
-NUM_CLASSES = 6
-PIECE_WEIGHTS = (1.0, 0.8, 0.6, 0.5)
-MAX_FURTHER_CAPITAL_ID = 80000
-MAX_FURTHER_SMALL_ID = 20000
+MOST_PIECES = 3
+"""From so many pieces on, the classes of spaced pieces do not tell how many spell them without the space."""
+SPACED_CLASSES = tuple(range(2 * MOST_PIECES))
+BARE_CLASSES = (2 * MOST_PIECES, 2 * MOST_PIECES + 1)
+NUM_CLASSES = 2 * MOST_PIECES + 4
+PIECE_WEIGHTS = (1.0, 1.0, 0.7, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +37,21 @@ class Rows:
     """[R] i64: how the piece is spelt; rows of one class share a learnt offset."""
     directions: np.ndarray
     """[R, H] f32: the frozen direction of each row."""
+    turns: np.ndarray
+    """[P, H, H] f32: how the first, second ... piece of its spelling enters the direction of a piece with a space."""
 
 
-def choose_rows(
-    encoding: HarmonyEncoding, words: list[tuple[bytes, int]], names: Names, hidden: int
-) -> tuple[Rows, Rows]:
-    """Return the rows that training computes with, and further rows, only to copy, that need no training."""
+def choose_rows(encoding: HarmonyEncoding, words: list[tuple[bytes, int]], names: Names, hidden: int) -> Rows:
+    """Return the rows for the world's words and for pieces to copy, drawn from the vocabulary `words`."""
     texts = {token: text for text, token in words}
     trained = {token for token in _world_ids(encoding, names) if not _is_large_number(texts.get(token, b""))}
     copied = {token for text, token in words if token < 5000 and re.fullmatch(rb" ?[A-Za-z]+|[_.][a-z]+", text)}
     copied |= _spellings(encoding, {*names.capitals, *names.smalls, *" ".join((*CITIES, *PEOPLE)).split()})
     copied |= {token for text, token in words if re.fullmatch(rb"[0-9]{1,3}", text)}
-    capitals = {
-        text for text, token in words if token < MAX_FURTHER_CAPITAL_ID and re.fullmatch(rb" [A-Z][a-z]+", text)
-    }
-    smalls = {text for text, token in words if token < MAX_FURTHER_SMALL_ID and re.fullmatch(rb" [a-z]+", text)}
-    further = _spellings(encoding, {text[1:].decode() for text in capitals | smalls})
-    directions = _Directions(encoding, texts, hidden)
-    first, more = sorted(trained | copied), sorted(further - trained - copied)
-    return (
-        Rows(first, *_kinds(first, trained, texts), directions.add(first)),
-        Rows(more, *_kinds(more, trained, texts), directions.add(more)),
-    )
+    ids = sorted(trained | copied)
+    classes = np.array([_class(encoding, texts.get(token, b"<|>")) for token in ids])
+    is_trained = np.array([token in trained for token in ids])
+    return Rows(ids, is_trained, classes, *_directions(encoding, ids, texts, hidden))
 
 
 def _spellings(encoding: HarmonyEncoding, words: set[str]) -> set[int]:
@@ -64,15 +59,10 @@ def _spellings(encoding: HarmonyEncoding, words: set[str]) -> set[int]:
     return {token for word in words for spelling in (word, " " + word) for token in encoding.encode(spelling)}
 
 
-def _kinds(ids: list[int], trained: set[int], texts: dict[int, bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Return which ids are trained, and the class of each."""
-    return np.array([token in trained for token in ids]), np.array([_class(texts.get(token, b"<|>")) for token in ids])
-
-
 def _world_ids(encoding: HarmonyEncoding, names: Names) -> set[int]:
     """Return the ids that the world uses whatever the names are: those of worlds with two made-up pieces only."""
     prompts = Prompts(encoding)
-    world = World(Names(("Zzyzx",), ("qwqw",), real_share=0.0), seed=0)
+    world = World(Names(("Zzyzx",), ("qwqw",), ("qwqw",), real_share=0.0), seed=0)
     ids: set[int] = set(encoding.encode("".join(chr(code) for code in range(32, 127))))
     for _ in range(2000):
         scene = world.scene()
@@ -88,38 +78,30 @@ def _is_large_number(text: bytes) -> bool:
     )
 
 
-def _class(text: bytes) -> int:
-    """Return 0 to 5: a space and a capital, a capital, a space and a small letter, a small letter, digits, the rest."""
-    patterns = (rb" [A-Z][A-Za-z]*", rb"[A-Z][A-Za-z]*", rb" [a-z]+", rb"[a-z]+", rb"[0-9]+")
-    return next((place for place, one in enumerate(patterns) if re.fullmatch(one, text)), NUM_CLASSES - 1)
+def _class(encoding: HarmonyEncoding, text: bytes) -> int:
+    """Return the class of a piece: how it is spelt, and for one with a space, how many pieces spell it without."""
+    patterns = (rb" [A-Z][A-Za-z]*", rb" [a-z]+", rb"[A-Z][A-Za-z]*", rb"[a-z]+", rb"[0-9]+")
+    kind = next((place for place, one in enumerate(patterns) if re.fullmatch(one, text)), len(patterns))
+    if kind > 1:
+        return 2 * MOST_PIECES + kind - 2
+    return kind * MOST_PIECES + min(len(encoding.encode(text[1:].decode())), MOST_PIECES) - 1
 
 
-class _Directions:
-    """Makes the rows' directions, [H] f32 of length 1: random, or composed for a piece with a space before it."""
-
-    def __init__(self, encoding: HarmonyEncoding, texts: dict[int, bytes], hidden: int) -> None:
-        self._encoding, self._texts, self._hidden = encoding, texts, hidden
-        self._random = np.random.Generator(np.random.PCG64(7))
-        orthogonal = [np.linalg.qr(self._normal((hidden, hidden)))[0] for _ in PIECE_WEIGHTS[1:]]
-        self._turns = [np.eye(hidden, dtype=np.float32), *orthogonal]
-        self._rows: dict[int, np.ndarray] = {}
-
-    def add(self, ids: list[int]) -> np.ndarray:
-        """Return the directions [R, H] of further ids; those of earlier ids stay."""
-        self._rows |= {token: _unit(self._normal((self._hidden,))) for token in ids}
-        for token in ids:
-            if re.fullmatch(rb" [A-Za-z]+", self._texts.get(token, b"")):
-                self._rows[token] = self._composed(token)
-        return np.stack([self._rows[token] for token in ids])
-
-    def _composed(self, token: int) -> np.ndarray:
-        spelling = self._encoding.encode(self._texts[token][1:].decode())
-        pieces = zip(spelling, self._turns, PIECE_WEIGHTS, strict=False)
-        parts = (weight * turn @ self._rows[piece] for piece, turn, weight in pieces if piece in self._rows)
-        return _unit(sum(parts, start=0.05 * self._rows[token]))
-
-    def _normal(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self._random.standard_normal(shape, dtype=np.float32)
+def _directions(
+    encoding: HarmonyEncoding, ids: list[int], texts: dict[int, bytes], hidden: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the directions [R, H] f32 of length 1, and the turns that compose those of pieces with a space."""
+    random = np.random.Generator(np.random.PCG64(7))
+    orthogonal = [np.linalg.qr(random.standard_normal((hidden, hidden)))[0] for _ in PIECE_WEIGHTS[1:]]
+    turns = np.stack([np.eye(hidden), *orthogonal]).astype(np.float32)
+    rows = {token: _unit(random.standard_normal(hidden, dtype=np.float32)) for token in ids}
+    for token in ids:
+        text = texts.get(token, b"")
+        if re.fullmatch(rb" [A-Za-z]+", text):
+            spelling = zip(encoding.encode(text[1:].decode()), turns, PIECE_WEIGHTS, strict=False)
+            parts = (weight * turn @ rows[piece] for piece, turn, weight in spelling if piece in rows)
+            rows[token] = _unit(sum(parts, start=0.05 * rows[token]))
+    return np.stack([rows[token] for token in ids]), turns
 
 
 def _unit(row: np.ndarray) -> np.ndarray:

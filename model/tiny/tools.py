@@ -53,7 +53,8 @@ def call_exchange(draw: Draw, setting: Setting, offers: tuple[Offer, ...], names
         f"<|channel|>analysis<|message|>{_call_analysis(question, setting)}<|end|>"
         f"<|start|>assistant<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>{arguments}<|call|>"
     )
-    return Exchange("call", user(question.text), completion, arguments, f"functions.{name}")
+    kind = "call" if question.offer.is_known else "call of an invented function"
+    return Exchange(kind, user(question.text), completion, arguments, f"functions.{name}")
 
 
 def result_exchange(draw: Draw, setting: Setting, offers: tuple[Offer, ...], names: Names) -> Exchange:
@@ -125,12 +126,12 @@ def compact_json(value: object) -> str:
 
 def _call_analysis(question: Question, setting: Setting) -> str:
     name = question.offer.function.name
-    values = " and ".join(str(value) for value in question.arguments.values())
+    values = ", ".join(f"{key} {value}" for key, value in question.arguments.items())
     return {
-        "low": f"Call {name}: {values}",
+        "low": f"Call {name} with {values}",
         "medium": f"The user needs {name}. I call it with {values}",
         "high": f"The user asks for something that I don't know myself, but there are functions. "
-        f"The one that fits is {name}. It needs {' and '.join(question.arguments)}. I call it with {values}",
+        f"The one that fits is {name}. I call it with {values}",
     }[setting.effort]
 
 
@@ -159,7 +160,7 @@ def _draw_result(draw: Draw, question: Question, names: Names) -> tuple[str, str
     values = {key: _result_value(draw, key, names) for key in keys}
     shown = json.dumps(values) if random.random() < 0.75 else compact_json(values)
     parts = [f"the{copied(key)} is{copied(value)}" for key, value in values.items()]
-    text = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    text = ", ".join(parts)
     return shown, f"T{text[1:]}."
 
 
@@ -173,8 +174,8 @@ def _plain_result(draw: Draw, names: Names) -> str:
     if shape == 2:
         return str(random.randrange(1000))
     if shape == 3:
-        return f"It is {names.phrase(random, 3)} in {names.invented(random)}."
-    return f"{names.invented(random)} {names.phrase(random, 4)}"
+        return f"It is {names.phrase(random, 2)} in {names.invented(random)}."
+    return f"{names.invented(random)} {names.phrase(random, 2)}"
 
 
 def _result_value(draw: Draw, key: str, names: Names) -> str | int:

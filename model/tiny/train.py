@@ -23,28 +23,33 @@ from model.tiny.vocabulary import load_vocabulary, world_names
 from model.tiny.world import World
 
 BALANCE_WEIGHT = 0.01
-PEAK_RATE = 3e-3
-DECAY_SHARE = 0.45
+PEAK_RATE = 4e-3
+DECAY_SHARE = 0.9
 QUANTIZED_SHARE = 0.25
 WARMUP_STEPS = 100
-TURN_SCALE = 0.15
+NUM_SAMPLED_ROWS = 1000
+"""Copied rows, beside those that a batch needs, that its loss is computed against."""
 
 
 class TinyModel(nn.Module):
     """The body between its two tables."""
 
-    def __init__(self, shape: TinyShape, rows: Rows) -> None:
+    def __init__(self, shape: TinyShape, rows: Rows, seed: int) -> None:
         super().__init__()
         self.body = Body(shape)
-        self.tables = Tables(rows)
+        start = lay_in_copying(self.body, torch.from_numpy(rows.turns), torch.Generator().manual_seed(seed))
+        self.tables = Tables(rows, start.written, start.spaced)
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the mean loss on the completions' tokens, and the load-balancing loss."""
-        embedding = self.tables.embedding()
-        hidden, balance = self.body(functional.embedding(batch.packed.ids, embedding), batch.packed)
         wanted = batch.targets != NO_TARGET
-        logits = self.tables.logits(hidden[wanted], self.tables.head(embedding))
-        return functional.cross_entropy(logits, batch.targets[wanted]), balance
+        targets = batch.targets[wanted]
+        places, weights = self.tables.drawn(torch.cat((batch.packed.ids.flatten(), targets)), NUM_SAMPLED_ROWS)
+        embedding, head = self.tables(places)
+        ids = torch.searchsorted(places, batch.packed.ids)
+        hidden, balance = self.body(functional.embedding(ids, embedding), batch.packed)
+        logits = torch.addmm(weights, hidden[wanted], head.T)
+        return functional.cross_entropy(logits, torch.searchsorted(places, targets)), balance
 
     def quantize_experts(self) -> None:
         """Let every expert compute with weights rounded to MXFP4 from now on."""
@@ -65,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--rows", type=int, default=2, help="rows of conversations in a step")
     parser.add_argument("--row-tokens", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
@@ -75,30 +80,28 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     encoding, words = load_vocabulary()
     shape, names = TinyShape(), world_names(words)
-    rows, further = choose_rows(encoding, words, names, shape.hidden)
-    world = World(names, arguments.seed)
-    batches = Batches(world, Prompts(encoding), rows.ids, arguments.rows, arguments.row_tokens)
-    model = TinyModel(shape, rows)
-    written = lay_in_copying(model.body, torch.Generator().manual_seed(arguments.seed))
-    model.tables.turn.data = TURN_SCALE * written.T
-    train(model, batches, arguments.steps, lambda: save(model, rows, further, arguments.out / "tiny.pt"))
+    rows = choose_rows(encoding, words, names, shape.hidden)
+    batches = Batches(World(names, arguments.seed), Prompts(encoding), rows.ids, arguments.rows, arguments.row_tokens)
+    model = TinyModel(shape, rows, arguments.seed)
+    train(model, batches, arguments.steps, lambda: save(model, rows, arguments.out / "tiny.pt"))
 
 
-def train(model: TinyModel, batches: Batches, num_steps: int, save_now: Callable[[], None]) -> None:
-    """Run `num_steps` steps with a progress bar that shows loss and time left."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), eps=1e-9, fused=True)
-    columns = (
+def progress_bar() -> Progress:
+    """Return a bar that shows the loss, the steps done, and the time spent and left."""
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+
+
+def train(model: TinyModel, batches: Batches, num_steps: int, save_now: Callable[[], None]) -> None:
+    """Run `num_steps` steps with a progress bar that shows loss and time left."""
+    optimizer = new_optimizer(model)
     smooth = None
-    with Progress(*columns) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("training", total=num_steps)
         for step in range(num_steps):
             if step == int(num_steps * (1 - QUANTIZED_SHARE)):
@@ -120,17 +123,27 @@ def train(model: TinyModel, batches: Batches, num_steps: int, save_now: Callable
     save_now()
 
 
-def save(model: TinyModel, rows: Rows, further: Rows, path: Path) -> None:
-    """Write the ids of all rows, which of them are only copied, both tables (last the shared row), and the body."""
-    order = torch.tensor(rows.ids + further.ids).argsort()
+def new_optimizer(model: TinyModel) -> torch.optim.Optimizer:
+    """Return AdamW with weight decay on matrices only."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-9, fused=True)
+
+
+def save(model: TinyModel, rows: Rows, path: Path) -> None:
+    """Write the ids of the rows, which of them are only copied, both tables (last the shared row), and the body."""
     with torch.no_grad():
-        embedding = model.tables.embedding()
-        tables = zip((embedding, model.tables.head(embedding)), model.tables.copied_rows(further), strict=True)
-        merged = [torch.cat((torch.cat((own[:-1], more))[order], own[-1:])) for own, more in tables]
-    is_copied = torch.cat((~model.tables.is_trained[:-1], torch.ones(len(further.ids), dtype=torch.bool)))[order]
-    ids = torch.tensor(rows.ids + further.ids, dtype=torch.int32)[order]
-    body = model.body.state_dict()
-    torch.save({"ids": ids, "is_copied": is_copied, "embedding": merged[0], "head": merged[1], "body": body}, path)
+        embedding, head = model.tables(torch.arange(model.tables.num_rows + 1))
+    ids, is_copied = torch.tensor(rows.ids, dtype=torch.int32), model.tables.is_copied[:-1]
+    content = {
+        "ids": ids,
+        "is_copied": is_copied,
+        "embedding": embedding,
+        "head": head,
+        "body": model.body.state_dict(),
+    }
+    torch.save(content, path)
 
 
 if __name__ == "__main__":

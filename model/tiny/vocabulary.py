@@ -11,8 +11,9 @@ from model.tiny.names import Names, pieces
 from model.vocabulary import load_ranks, vocabulary_dir
 
 _BASE_VARIABLE = "TIKTOKEN_ENCODINGS_BASE"
-MAX_CAPITAL_ID = 30000
-MAX_SMALL_ID = 7000
+MAX_CAPITAL_ID = 80000
+MAX_SMALL_ID = 20000
+MAX_NOUN_ID = 7000
 
 
 @cache
@@ -31,4 +32,4 @@ def load_vocabulary() -> tuple[HarmonyEncoding, list[tuple[bytes, int]]]:
 
 def world_names(words: list[tuple[bytes, int]]) -> Names:
     """Return the pieces that the world's invented names are made of."""
-    return pieces(words, MAX_CAPITAL_ID, MAX_SMALL_ID)
+    return pieces(words, MAX_CAPITAL_ID, MAX_SMALL_ID, MAX_NOUN_ID)

@@ -28,10 +28,10 @@ PERSONAS = (
 )  # fmt: skip
 BRIEF_ORDERS = ("Answer briefly.", "Be brief.", "Keep your answers short.", "Answer in one word.", "Be concise.")
 PLAIN_KINDS = {
-    "sum": 34, "difference": 7, "product": 4, "too large": 3, "fact": 20, "chat": 14, "date": 2, "unknown": 8,
+    "sum": 34, "difference": 12, "product": 6, "too large": 3, "fact": 20, "chat": 14, "date": 2, "unknown": 8,
     "memory": 12,
 }  # fmt: skip
-TOOL_KINDS = {"call": 46, "result": 24, "no function": 3, "sum": 7, "fact": 6, "chat": 6, "unknown": 3, "memory": 5}
+TOOL_KINDS = {"call": 53, "result": 24, "no function": 4, "sum": 4, "fact": 4, "chat": 4, "unknown": 3, "memory": 4}
 PYTHON_KINDS = {"python call": 40, "python result": 25, "sum": 15, "fact": 8, "chat": 7, "unknown": 5}
 FORMAT_KINDS = {"format": 100}
 
@@ -58,11 +58,11 @@ class World:
         setting = Setting(random.choice(EFFORTS), self._date())
         setting = self._instructed(setting)
         shape = random.random()
-        if shape < 0.42:
+        if shape < 0.34:
             return Scene(setting, (), PLAIN_KINDS)
-        if shape < 0.8:
+        if shape < 0.84:
             return self._tool_scene(setting)
-        if shape < 0.9:
+        if shape < 0.92:
             return Scene(replace(setting, has_python=True), (), PYTHON_KINDS)
         kinds = FORMAT_KINDS
         setting = replace(setting, response_format=draw_format(random), is_brief=False)
@@ -101,7 +101,7 @@ class World:
     def _tool_scene(self, setting: Setting) -> Scene:
         random = self._draw.random
         offers: list[Offer] = []
-        for _ in range(random.choice((1, 1, 2, 2, 3, 4))):
+        for _ in range(random.choice((1, 1, 1, 2, 2, 3))):
             offer = draw_offer(random, self._names)
             taken = {one.function.name for one in offers} | {one.family.topic for one in offers}
             if offer.function.name not in taken and offer.family.topic not in taken:

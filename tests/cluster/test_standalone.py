@@ -18,8 +18,8 @@ from cluster.errors import ContextOverflow
 from cluster.standalone import Standalone, StandaloneSections
 from model.checkpoint.random_weights import RandomWeights
 from model.checkpoint.write import write_random_checkpoint
-from model.kv_cache import KVCache
 from model.errors import ConfigError
+from model.kv_cache import KVCache
 from model.load import LoadProgress
 from model.numerics import Numerics
 from model.sampling_params import SamplingParams

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from openai import OpenAI
@@ -117,6 +118,14 @@ def by_grpc(responses: Iterable[pb.ChatResponse]) -> tuple[Said, int]:
 
 def sampling(options: dict[str, Any], **more: Any) -> pb.Sampling:
     return pb.Sampling(**options, **more)
+
+
+def test_every_response_says_its_requests_id_once(server: Served) -> None:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=TIMEOUT_S) as one:
+        for path in ("/health", "/nowhere"):
+            assert len(one.get(path).headers.get_list("x-request-id")) == 1
+            given = one.get(path, headers={"x-request-id": "mine-1"})
+            assert given.headers.get_list("x-request-id") == ["mine-1"]
 
 
 def test_the_client_is_told_of_the_model(client: OpenAI) -> None:
