@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from cluster.clock import Clock, MonotonicClock
 from cluster.cluster_spec import ClusterSpec
-from cluster.cluster_status import FAILED, LOST, ClusterStatus, ComponentReport, Member, Membership
+from cluster.cluster_status import FAILED, LOST, READY, ClusterStatus, ComponentReport, Member, Membership
 from cluster.expert_worker import ExpertWorker, WorkerSeat
 from cluster.ray_runtime import NAMESPACE, delete_value, read_value, write_value
 from cluster.reconcile import Rest
@@ -132,6 +132,10 @@ class Supervisor:
         if refusal is not None:
             logger.error("%s, incarnation %d: %s", member.worker_id, member.incarnation, refusal)
             self._note(ComponentReport(member.worker_id, "worker", FAILED, detail=refusal))
+        elif not self._is_reported_ready(member.worker_id):
+            # Its own report may have been lost while this supervisor was being made anew.
+            detail = f"{member.address}, incarnation {member.incarnation}"
+            self._note(ComponentReport(member.worker_id, "worker", READY, is_ready=True, detail=detail))
         self._wake.set()
 
     def _worker_lost(self, seat: WorkerSeat, stage: str, reason: str) -> None:
@@ -185,6 +189,10 @@ class Supervisor:
 
     def _note(self, report: ComponentReport) -> None:
         self._reports[report.name] = (self._clock.now_s(), report)
+
+    def _is_reported_ready(self, name: str) -> bool:
+        found = self._reports.get(name)
+        return found is not None and found[1].is_ready
 
     def _is_attended(self) -> bool:
         """Say whether an attention replica lives: each reports whenever `watch` has returned."""
