@@ -6,7 +6,7 @@ from cluster.engine.sequence import FinishReason, TokenEvent
 from model.sampling_params import TokenLogprob
 from protos import engine_pb2 as pb
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when the meaning of the messages changes; an edge and an engine of different ones refuse each other."""
 
 _REASON_TO_WIRE = {

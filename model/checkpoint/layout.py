@@ -45,6 +45,31 @@ Layout: TypeAlias = dict[str, tuple[StoredTensor, ...]]
 
 
 @dataclass(frozen=True, slots=True)
+class TensorPiece:
+    """One stored tensor, and what it is a piece of."""
+
+    canonical: str
+    group: tuple[StoredTensor, ...]
+    """The stored tensors that give the canonical one."""
+    position: int
+
+    @property
+    def stored(self) -> StoredTensor:
+        """Return the piece itself."""
+        return self.group[self.position]
+
+    @property
+    def first_row(self) -> int:
+        """Return where the piece begins in the canonical tensor, in rows."""
+        return sum(stored.shape[0] for stored in self.group[: self.position])
+
+
+def tensor_pieces(layout: Layout) -> list[TensorPiece]:
+    """Return every stored tensor of a layout, in the order of its file."""
+    return [TensorPiece(name, group, position) for name, group in layout.items() for position in range(len(group))]
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointFormat:
     """One way to store a model."""
 

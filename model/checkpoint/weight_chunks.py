@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from model.checkpoint.layout import CheckpointFormat, StoredTensor
+from model.checkpoint.layout import CheckpointFormat, TensorPiece
 from model.checkpoint.weights import ExpertMatrix, ExpertWeights, WeightSource
 from model.kernels.mxfp4_linear import Mxfp4Weight
 from model.mxfp4 import Mxfp4Tensor, dequantize, quantize
@@ -20,14 +20,13 @@ class WeightChunks:
         self._scope: str | None = None
         self._values: object = None
 
-    def of(self, canonical: str, group: tuple[StoredTensor, ...], position: int) -> Iterator[Tensor]:
-        """Return the pieces of `group[position]`, the stored tensors that make up `canonical`."""
-        scope, _, field = canonical.rpartition(".")
+    def of(self, piece: TensorPiece) -> Iterator[Tensor]:
+        """Return the values of a stored tensor, expert by expert or all at once."""
+        scope, _, field = piece.canonical.rpartition(".")
         if scope.endswith(".experts"):
             return (_stored_field(expert, field) for expert in self.experts(scope))
-        first_row = sum(stored.shape[0] for stored in group[:position])
         value: Tensor = getattr(self._dense(scope), field)
-        return iter([value[first_row : first_row + group[position].shape[0]]])
+        return iter([value[piece.first_row : piece.first_row + piece.stored.shape[0]]])
 
     def _dense(self, scope: str) -> object:
         if scope != self._scope:

@@ -5,11 +5,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint.bf16 import BF16
-from model.checkpoint.layout import CheckpointFormat, FormatName, StoredTensor
+from model.checkpoint.layout import CheckpointFormat, FormatName, TensorPiece, tensor_pieces
 from model.checkpoint.open import CONFIG_FILE, GENERATION_FILE, INDEX_FILE, SINGLE_FILE
 from model.checkpoint.original import ORIGINAL
 from model.checkpoint.packed import PACKED
@@ -22,19 +21,6 @@ from model.config_json import write_original_config
 
 FORMATS: dict[FormatName, CheckpointFormat] = {"packed": PACKED, "bf16": BF16, "original": ORIGINAL}
 MAX_SHARD_BYTES = 5_000_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """One stored tensor, and what it is a piece of."""
-
-    canonical: str
-    group: tuple[StoredTensor, ...]
-    position: int
-
-    @property
-    def stored(self) -> StoredTensor:
-        return self.group[self.position]
 
 
 def write_random_checkpoint(
@@ -64,13 +50,13 @@ def write_checkpoint(
     with _new_directory(target) as directory:
         checkpoint_format = FORMATS[layout]
         _write_documents(directory, source.config, checkpoint_format)
-        shards = _shards(_pieces(source.config, checkpoint_format), max_shard_bytes)
+        shards = _shards(tensor_pieces(checkpoint_format.layout(source.config)), max_shard_bytes)
         names = _shard_names(len(shards), checkpoint_format)
         chunks = WeightChunks(source, checkpoint_format)
         for name, shard in zip(names, shards, strict=True):
             with SafetensorsWriter(directory / name, [piece.stored for piece in shard]) as writer:
                 for piece in shard:
-                    num_bytes = writer.write(chunks.of(piece.canonical, piece.group, piece.position))
+                    num_bytes = writer.write(chunks.of(piece))
                     if on_bytes:
                         on_bytes(num_bytes)
         if len(shards) > 1 and checkpoint_format is not ORIGINAL:
@@ -105,14 +91,9 @@ def _write_json(file: Path, document: object) -> None:
     file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
 
-def _pieces(config: ModelConfig, checkpoint_format: CheckpointFormat) -> list[_Piece]:
-    layout = checkpoint_format.layout(config)
-    return [_Piece(name, group, position) for name, group in layout.items() for position in range(len(group))]
-
-
-def _shards(pieces: Sequence[_Piece], max_shard_bytes: int) -> list[list[_Piece]]:
+def _shards(pieces: Sequence[TensorPiece], max_shard_bytes: int) -> list[list[TensorPiece]]:
     """Fill shards in order; a tensor larger than the limit has a shard to itself."""
-    shards: list[list[_Piece]] = [[]]
+    shards: list[list[TensorPiece]] = [[]]
     shard_bytes = 0
     for piece in pieces:
         if shards[-1] and shard_bytes + piece.stored.num_bytes > max_shard_bytes:
@@ -132,7 +113,7 @@ def _shard_names(count: int, checkpoint_format: CheckpointFormat) -> list[str]:
     return [f"model-{number:05d}-of-{count - 1:05d}.safetensors" for number in range(count)]
 
 
-def _index(names: Sequence[str], shards: Sequence[Sequence[_Piece]]) -> dict[str, object]:
+def _index(names: Sequence[str], shards: Sequence[Sequence[TensorPiece]]) -> dict[str, object]:
     weight_map = {piece.stored.name: name for name, shard in zip(names, shards, strict=True) for piece in shard}
     total = sum(piece.stored.num_bytes for shard in shards for piece in shard)
     return {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -29,7 +29,7 @@ GRPC_ERRORS = {
     "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE",
     "DATA_LOSS", "UNAUTHENTICATED",
 }  # fmt: skip
-"""https://grpc.io/docs/guides/status-codes/ without OK; by name, so that the house's rules need no gRPC to be checked."""
+"""https://grpc.io/docs/guides/status-codes/ without OK, by name: the house's rules are checked without gRPC too."""
 
 
 def descendants(root: type[Exception]) -> Iterator[type[Exception]]:

@@ -96,6 +96,7 @@ def test_an_import_for_type_checkers_only_is_allowed() -> None:
 
 def lint_contracts(folder: Path) -> "subprocess.CompletedProcess[str]":
     """Run the import contracts of the pyproject.toml in `folder` on the packages there."""
+    pytest.importorskip("importlinter", reason="import-linter comes with requirements-dev.txt")
     program = "from importlinter.cli import lint_imports_command; lint_imports_command()"
     command = [sys.executable, "-P", "-c", program, "--no-cache", "--config", str(folder / "pyproject.toml")]
     variables = {"PYTHONPATH": str(folder), "PATH": "/usr/bin:/bin", "COLUMNS": "200"}

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,7 +13,7 @@ from model.checkpoint.gguf.layout import gguf_layout
 from model.checkpoint.gguf.metadata import write_gguf_config
 from model.checkpoint.gguf.vocabulary import vocabulary_metadata
 from model.checkpoint.gguf.writer import GgufPlan, GgufWriter, WritableValue
-from model.checkpoint.layout import StoredTensor
+from model.checkpoint.layout import StoredTensor, TensorPiece, tensor_pieces
 from model.checkpoint.packed import PACKED
 from model.checkpoint.weight_chunks import WeightChunks
 from model.checkpoint.weights import ExpertWeights, WeightSource
@@ -28,19 +27,6 @@ _MOSTLY_MXFP4 = 38
 _QUANTIZATION_VERSION = 2
 _ROWS_AT_ONCE = 4096
 _ROWS_OF_MLP1 = {"gate": slice(0, None, 2), "up": slice(1, None, 2)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """One tensor of the file, and what it is a piece of."""
-
-    canonical: str
-    group: tuple[StoredTensor, ...]
-    position: int
-
-    @property
-    def stored(self) -> StoredTensor:
-        return self.group[self.position]
 
 
 def plan_gguf(config: ModelConfig, dense: DenseType = "bf16") -> GgufPlan:
@@ -90,19 +76,15 @@ def write_gguf(
 def _write(file: Path, plan: GgufPlan, source: WeightSource, on_bytes: Callable[[int], None] | None) -> None:
     chunks = WeightChunks(source, PACKED)
     with GgufWriter(file, plan) as writer:
-        for item, tensor in zip(_items(source.config), plan.tensors, strict=True):
-            num_bytes = writer.write(_pieces(chunks, item, tensor.block_type))
+        for piece, tensor in zip(tensor_pieces(gguf_layout(source.config)), plan.tensors, strict=True):
+            num_bytes = writer.write(_values(chunks, piece, tensor.block_type))
             if on_bytes:
                 on_bytes(num_bytes)
 
 
 def _tensors(config: ModelConfig, dense: DenseType) -> list[tuple[str, BlockType, tuple[int, ...]]]:
-    return [(item.stored.name, _block_type(item.stored, dense), item.stored.shape) for item in _items(config)]
-
-
-def _items(config: ModelConfig) -> list[_Item]:
-    layout = gguf_layout(config)
-    return [_Item(name, group, position) for name, group in layout.items() for position in range(len(group))]
+    stored = [piece.stored for piece in tensor_pieces(gguf_layout(config))]
+    return [(one.name, _block_type(one, dense), one.shape) for one in stored]
 
 
 def _block_type(stored: StoredTensor, dense: DenseType) -> BlockType:
@@ -112,11 +94,11 @@ def _block_type(stored: StoredTensor, dense: DenseType) -> BlockType:
     return F32 if is_vector else DENSE_TYPES[dense]
 
 
-def _pieces(chunks: WeightChunks, item: _Item, block_type: BlockType) -> Iterator[Tensor]:
-    scope, _, field = item.canonical.rpartition(".")
+def _values(chunks: WeightChunks, piece: TensorPiece, block_type: BlockType) -> Iterator[Tensor]:
+    scope, _, field = piece.canonical.rpartition(".")
     if scope.endswith(".experts"):
         return (_expert_bytes(weights, field) for weights in chunks.experts(scope))
-    dense = chunks.of(item.canonical, item.group, item.position)
+    dense = chunks.of(piece)
     return (encode(rows, block_type) for values in dense for rows in values.split(_ROWS_AT_ONCE))
 
 
