@@ -1,0 +1,167 @@
+"""A whole cluster in simulated time: supervisor, workers, an attention replica, an edge; and what befalls them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.cluster_spec import worker_id
+from cluster.cluster_status import Membership
+from cluster.engine.blocks import BlockCount
+from cluster.engine.limits import EngineLimits
+from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
+from cluster.supervision import Share, StoredState
+from tests.cluster.engine.driver import hand_limits, request
+from tests.simulation.attention import WATCH_S, AttentionProcess
+from tests.simulation.paper_model import tokens_on_paper
+from tests.simulation.supervisors import RESTART_S, Store, SupervisorProcess, share_placement
+from tests.simulation.workers import WorkerProcess
+from tests.simulation.world import World
+
+MAX_CONTEXT = 48
+QUIET_S = 300.0
+"""Longest time in which everything must be over once nothing strikes any more."""
+
+
+@dataclass
+class Received:
+    """What an edge was told of one sequence."""
+
+    request: SequenceRequest
+    token_ids: list[int] = field(default_factory=list[int])
+    finish_reason: FinishReason | None = None
+    was_cancelled: bool = False
+
+
+class SimulatedCluster:
+    """One seed's cluster and load. `run` plays it to its end and asserts what must hold."""
+
+    def __init__(self, seed: int) -> None:
+        self.world = World(seed)
+        chance = self.world.chance
+        self.share = Share(num_workers := chance.randint(1, 4), chance.randint(1, num_workers))
+        self.limits = random_limits(self.world)
+        self.store = Store(StoredState("secret"))
+        self.supervisor = SupervisorProcess(self.world, self.store, self.share)
+        self.attention: AttentionProcess | None = None
+        self.received = [Received(random_request(self.world, f"s{number}")) for number in range(chance.randint(1, 8))]
+        self._by_id = {one.request.sequence_id: one for one in self.received}
+        self.world.checks.append(self._check)
+        self._watch()
+
+    def run(self) -> None:
+        """Play the load and the faults, and see that every sequence got its tokens and nothing is left."""
+        world = self.world
+        world.run_until(lambda: self.attention is not None, QUIET_S)
+        for one in self.received:
+            world.soon(3.0, lambda one=one: self._admit(one))
+        for _ in range(world.chance.randint(0, 6)):
+            world.soon(6.0, self._strike)
+        world.run_until(self._is_over, QUIET_S)
+        for one in self.received:
+            self._compare(one)
+        assert self.attention is not None
+        self.attention.assert_empty()
+
+    def _is_over(self) -> bool:
+        is_idle = self.attention is not None and self.attention.is_idle
+        return is_idle and all(one.finish_reason is not None for one in self.received)
+
+    def _watch(self) -> None:
+        """Let attention learn of memberships, as long as a supervisor lives that has one."""
+        membership = self.supervisor.membership if self.supervisor.is_alive else None
+        if membership is not None:
+            if self.attention is None:
+                self.attention = AttentionProcess(
+                    self.world, self.limits, membership, self._placement, self._workers, self._on_events
+                )
+            self.attention.publish(membership)
+        self.world.later(WATCH_S, self._watch)
+
+    def _placement(self, membership: Membership) -> Any:
+        return share_placement(self.share, membership.epoch)
+
+    def _workers(self, membership: Membership) -> dict[str, WorkerProcess]:
+        seats = [(member.index, member.incarnation) for member in membership.members]
+        return {worker_id(seat[0]): self.store.workers[seat] for seat in seats}
+
+    def _admit(self, one: Received) -> None:
+        assert self.attention is not None
+        self.attention.admit(one.request)
+        if self.world.chance.random() < 0.1:
+            self.world.soon(3.0, lambda: self._cancel(one))
+
+    def _cancel(self, one: Received) -> None:
+        assert self.attention is not None
+        if one.finish_reason is None:
+            one.was_cancelled = True
+            self.attention.abort(one.request.sequence_id)
+            assert one.finish_reason is FinishReason.ABORT, f"{one.request.sequence_id} goes on after its cancel"
+
+    def _on_events(self, events: list[TokenEvent]) -> None:
+        for event in events:
+            one = self._by_id[event.sequence_id]
+            assert one.finish_reason is None, f"{event.sequence_id} goes on after its end"
+            assert event.index == len(one.token_ids), f"{event.sequence_id}: {event.index} after {len(one.token_ids)}"
+            one.token_ids.extend(event.token_ids)
+            one.finish_reason = event.finish_reason
+
+    def _strike(self) -> None:
+        """Let something befall the cluster."""
+        chance = self.world.chance
+        living = [process for process in self.store.workers.values() if process.is_alive]
+        strikes: list[Callable[[], None]] = [self._kill_supervisor]
+        for process in living:
+            strikes += [process.die, process.die, lambda process=process: process.hang(chance.random() * 40.0)]
+            strikes.append(lambda process=process: self._cut(process))
+        chance.choice(strikes)()
+
+    def _cut(self, process: WorkerProcess) -> None:
+        if self.attention is not None:
+            self.world.note(f"the stream to worker {process.seat} breaks")
+            self.attention.transport.cut(worker_id(process.seat[0]))
+
+    def _kill_supervisor(self) -> None:
+        if self.supervisor.is_alive:
+            self.supervisor.die()
+            self.world.soon(RESTART_S, self._restart_supervisor)
+
+    def _restart_supervisor(self) -> None:
+        self.supervisor = SupervisorProcess(self.world, self.store, self.share)
+
+    def _check(self) -> None:
+        if self.attention is not None:
+            self.attention.check_integrity()
+
+    def _compare(self, one: Received) -> None:
+        expected = tokens_on_paper(one.request, MAX_CONTEXT)
+        if one.was_cancelled and one.finish_reason is FinishReason.ABORT:
+            expected = expected[: len(one.token_ids)]
+        else:
+            assert one.finish_reason in {FinishReason.STOP, FinishReason.LENGTH}, one
+        assert one.token_ids == expected, one.request.sequence_id
+
+
+def random_limits(world: World) -> EngineLimits:
+    """Return limits under which sequences are chunked, wait and are preempted."""
+    chance = world.chance
+    max_running = chance.randint(1, 6)
+    return hand_limits(
+        num_blocks=BlockCount(chance.randint(14, 40), chance.randint(5, 30)),
+        max_context_tokens=MAX_CONTEXT,
+        max_running=max_running,
+        max_step_tokens=chance.randint(max_running, 24),
+    )
+
+
+def random_request(world: World, name: str) -> SequenceRequest:
+    """Return a request of random length and sampling."""
+    chance = world.chance
+    return request(
+        name,
+        [chance.randrange(96) for _ in range(chance.randint(1, 20))],
+        seed=chance.randrange(1000),
+        max_tokens=chance.randint(1, 25),
+        temperature=chance.choice([0.0, 1.0, 5.0]),
+        ignore_eos=chance.random() < 0.5,
+        frequency_penalty=chance.choice([0.0, 0.0, 1.0]),
+    )

@@ -1,0 +1,117 @@
+"""The supervisor as a process that dies and comes back from what it stored, over workers that outlive it."""
+
+from dataclasses import dataclass, field
+
+from cluster.cluster_spec import worker_id
+from cluster.cluster_status import Member, Membership
+from cluster.experts.placement import Placement
+from cluster.reconcile import Rest
+from cluster.supervision import Share, StoredState, Supervision
+from tests.cluster.experts.hand import HandShard
+from tests.simulation.paper_model import NUM_EXPERTS, NUM_LAYERS
+from tests.simulation.workers import DETECTION_S, Seat, WorkerProcess
+from tests.simulation.world import World
+
+LOAD_S = 2.0
+"""Longest time until a new worker is ready."""
+TICK_S = 0.5
+RESTART_S = 3.0
+ASK_S = 0.05
+
+
+@dataclass
+class Store:
+    """What outlives every process: the stored state, and all workers ever made."""
+
+    state: StoredState
+    workers: dict[Seat, WorkerProcess] = field(default_factory=dict[Seat, WorkerProcess])
+
+
+class SupervisorProcess:
+    """One life of the supervisor: the real `Supervision`, with workers of this world for machinery."""
+
+    def __init__(self, world: World, store: Store, share: Share) -> None:
+        self._world, self._store, self._share = world, store, share
+        self._supervision = Supervision(share, store.state, self, world)
+        self.is_alive = True
+        for index, incarnation in enumerate(store.state.last_incarnations):
+            process = store.workers.get((index, incarnation))
+            if process is not None and process.is_alive:
+                self._supervision.adopt(index, incarnation)
+                self._follow(process)
+        self._tick()
+
+    @property
+    def membership(self) -> Membership | None:
+        """Return the membership published last in this life."""
+        return self._supervision.membership
+
+    def die(self) -> None:
+        """End at once; another life begins after a while."""
+        self._world.note("the supervisor dies")
+        self.is_alive = False
+
+    def store(self, state: StoredState) -> None:
+        """Keep the state as the document that it is stored as."""
+        self._store.state = StoredState.from_json(state.to_json())
+
+    def create_worker(self, index: int, incarnation: int) -> None:
+        """Start a worker with the experts of its share of the placement."""
+        assert (index, incarnation) not in self._store.workers, f"worker {index}.{incarnation} is made a second time"
+        placement = share_placement(self._share)
+        shard = HandShard(set(placement.experts_on(worker_id(index))))
+        process = self._store.workers[index, incarnation] = WorkerProcess(self._world, (index, incarnation), shard)
+        self._world.soon(LOAD_S, lambda: setattr(process, "is_ready", True))
+        self._follow(process)
+
+    def remove_worker(self, index: int, incarnation: int) -> None:
+        """End a worker, dead or alive."""
+        self._store.workers[index, incarnation].die()
+
+    def stop_older(self, name: str) -> None:
+        """Refuse: there are no other revisions here."""
+        raise AssertionError(name)
+
+    def take_down_application(self) -> None:
+        """Refuse: the application stays."""
+        raise AssertionError("the application was taken down")
+
+    def exit(self) -> None:
+        """Refuse: the supervisor is wanted."""
+        raise AssertionError("the supervisor gave itself up")
+
+    def _follow(self, process: WorkerProcess) -> None:
+        process.on_death.append(lambda: self._world.soon(DETECTION_S, lambda: self._lost(process)))
+        self._ask(process)
+
+    def _ask(self, process: WorkerProcess) -> None:
+        """Wait for a worker's own word that it is ready."""
+        if not self.is_alive or not process.is_alive:
+            return
+        if not process.is_ready or process.hung_until_s > self._world.now_s():
+            self._world.later(ASK_S, lambda: self._ask(process))
+            return
+        index, incarnation = process.seat
+        member = Member(worker_id(index), index, incarnation, f"{index}.{incarnation}:1", "paper")
+        assert self._supervision.worker_ready(member) is None
+        self._act()
+
+    def _lost(self, process: WorkerProcess) -> None:
+        if self.is_alive:
+            self._supervision.worker_lost(*process.seat)
+            self._act()
+
+    def _tick(self) -> None:
+        if self.is_alive:
+            self._act()
+            self._world.later(TICK_S, self._tick)
+
+    def _act(self) -> None:
+        while not isinstance(self._supervision.step(), Rest):
+            pass
+
+
+def share_placement(share: Share, epoch: int = 0) -> Placement:
+    """Return which worker holds which experts."""
+    workers = [worker_id(index) for index in range(share.num_workers)]
+    return Placement.uniform(NUM_LAYERS, NUM_EXPERTS, workers, share.copies, epoch)

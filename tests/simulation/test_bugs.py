@@ -1,0 +1,170 @@
+"""Bugs put in on purpose, one at a time: some seed of the simulation catches each, so the simulation can fail."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from cluster.engine.block_manager import BlockManager
+from cluster.engine.engine import Engine
+from cluster.experts.dispatch_events import StreamBroken
+from cluster.experts.layer_work import LayerWork
+from cluster.experts.messages import ExpertReply
+from cluster.experts.reachable_copies import ReachableCopies
+from cluster.experts.token_dispatcher import TokenDispatcher
+from cluster.supervision import Supervision
+from tests.simulation import paper_model
+from tests.simulation.cluster import SimulatedCluster
+
+MOST_SEEDS = 400
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def combine_by_arrival(patch: pytest.MonkeyPatch) -> None:
+    """Outputs are added in the order in which workers answered."""
+    fill = LayerWork.fill
+    arrivals: dict[int, list[int]] = {}
+
+    def fill_and_note(work: LayerWork, positions: Any, outputs: Any) -> None:
+        arrivals.setdefault(work.submit.ticket, []).extend(positions.tolist())
+        fill(work, positions, outputs)
+
+    def outputs_by_arrival(work: LayerWork) -> torch.Tensor:
+        rows = work._outputs  # pyright: ignore[reportPrivateUsage]
+        num_tokens, num_chosen = work.submit.expert_ids.shape
+        order = [at for t in range(num_tokens) for at in arrivals[work.submit.ticket] if at // num_chosen == t]
+        return rows[order].view(num_tokens, num_chosen, -1)
+
+    patch.setattr(LayerWork, "fill", fill_and_note)
+    patch.setattr(LayerWork, "outputs", outputs_by_arrival)
+
+
+def partial_sums(patch: pytest.MonkeyPatch) -> None:
+    """The last two pairs of a token are added before the others."""
+
+    def combine(outputs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        weighed = outputs * weights[:, :, None]
+        return (weighed[:, 0] + weighed[:, 1]) + (weighed[:, 2] + weighed[:, 3])
+
+    patch.setattr(paper_model, "combine", combine)
+
+
+def stale_answer_accepted(patch: pytest.MonkeyPatch) -> None:
+    """An answer counts for whatever its worker owes."""
+    answered = TokenDispatcher._answered  # pyright: ignore[reportPrivateUsage]
+
+    def accept(self: TokenDispatcher, event: Any, now_s: float) -> Any:
+        owed = [sent for sent in self._sent.values() if sent.worker == event.worker]  # pyright: ignore[reportPrivateUsage]
+        if isinstance(event.answer, ExpertReply) and owed and event.answer.key not in [sent.key for sent in owed]:
+            rows = event.answer.outputs[: owed[0].positions.shape[0]]
+            if rows.shape[0] == owed[0].positions.shape[0]:
+                event = replace(event, answer=replace(event.answer, key=owed[0].key, outputs=rows))
+        return answered(self, event, now_s)
+
+    patch.setattr(TokenDispatcher, "_answered", accept)
+
+
+def lost_rows_not_sent_again(patch: pytest.MonkeyPatch) -> None:
+    """What a broken stream owed is forgotten."""
+    patch.setattr(TokenDispatcher, "_resend", lambda *_: [])
+
+
+def broken_stream_unheard(patch: pytest.MonkeyPatch) -> None:
+    """Nobody listens when a stream breaks."""
+    on = TokenDispatcher.on
+    patch.setattr(
+        TokenDispatcher, "on", lambda self, e, now_s: [] if isinstance(e, StreamBroken) else on(self, e, now_s)
+    )
+
+
+def newcomer_not_asked(patch: pytest.MonkeyPatch) -> None:
+    """Rows that waited for a worker are not sent when it comes."""
+    patch.setattr(TokenDispatcher, "_dispatch_unplaced", lambda *_: [])
+    patch.setattr(TokenDispatcher, "_retry", lambda *_: [])
+
+
+def dead_worker_asked(patch: pytest.MonkeyPatch) -> None:
+    """Workers without a stream are asked too."""
+    patch.setattr(ReachableCopies, "broken", lambda *_: None)
+
+
+def lost_abort(patch: pytest.MonkeyPatch) -> None:
+    """A cancel does not reach the sequence."""
+    patch.setattr(Engine, "_abort", lambda *_: [])
+
+
+def blocks_kept_at_the_end(patch: pytest.MonkeyPatch) -> None:
+    """A sequence that ended keeps its blocks."""
+    patch.setattr(BlockManager, "release", lambda *_: None)
+
+
+def preempted_but_not_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A preempted sequence goes on as if its keys and values were still there."""
+    apply = Engine._apply  # pyright: ignore[reportPrivateUsage]
+
+    def keep_computed(self: Engine, step: Any) -> None:
+        computed = [(sequence, sequence.num_computed) for sequence in step.preempted]
+        apply(self, step)
+        for sequence, num_computed in computed:
+            sequence.num_computed = num_computed
+
+    patch.setattr(Engine, "_apply", keep_computed)
+
+
+def told_twice(patch: pytest.MonkeyPatch) -> None:
+    """Every token is told with the index of the one before."""
+    add = Engine._add_token  # pyright: ignore[reportPrivateUsage]
+
+    def tell(self: Engine, live: Any, token: Any, digests: Any) -> Any:
+        event = add(self, live, token, digests)
+        return replace(event, index=max(0, event.index - 1))
+
+    patch.setattr(Engine, "_add_token", tell)
+
+
+def acted_before_stored(patch: pytest.MonkeyPatch) -> None:
+    """The supervisor makes workers without writing down that it does."""
+    create = Supervision._create  # pyright: ignore[reportPrivateUsage]
+
+    def forget(self: Supervision, index: int, incarnation: int) -> None:
+        before = self._stored  # pyright: ignore[reportPrivateUsage]
+        create(self, index, incarnation)
+        self._machinery.store(before)  # pyright: ignore[reportPrivateUsage]
+
+    patch.setattr(Supervision, "_create", forget)
+
+
+def dead_worker_not_replaced(patch: pytest.MonkeyPatch) -> None:
+    """The supervisor does not hear of deaths."""
+    patch.setattr(Supervision, "worker_lost", lambda *_: None)
+
+
+BUGS: tuple[Patch, ...] = (
+    combine_by_arrival,
+    partial_sums,
+    stale_answer_accepted,
+    lost_rows_not_sent_again,
+    broken_stream_unheard,
+    newcomer_not_asked,
+    dead_worker_asked,
+    lost_abort,
+    blocks_kept_at_the_end,
+    preempted_but_not_forgotten,
+    told_twice,
+    acted_before_stored,
+    dead_worker_not_replaced,
+)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
+def test_some_seed_catches_the_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug(monkeypatch)
+    for seed in range(MOST_SEEDS):
+        try:
+            SimulatedCluster(seed).run()
+        except (AssertionError, LookupError, RuntimeError, ValueError):  # a crash is noticed as well
+            return
+    pytest.fail(f"{MOST_SEEDS} seeds do not notice that {(bug.__doc__ or '').lower()}")
