@@ -88,8 +88,9 @@ def require_keys_off_loopback(edge: EdgeSection, keys: KeyRing) -> None:
     for name, host in (("http", edge.http.host), ("grpc", edge.grpc.host)):
         if keys.is_empty and not is_loopback(host):
             raise PlatformRefused(
-                f"edge.{name}.host is {host}: beyond loopback an API key is required. Set {KEYS_VARIABLE}=KEY, or "
-                "edge.auth.api_keys or edge.auth.api_keys_file in the config, or listen on 127.0.0.1."
+                f"edge.{name}.host is {host}: beyond loopback an API key is required. Give --api-key KEY, set "
+                f"{KEYS_VARIABLE}=KEY in the environment, or edge.auth.api_keys or edge.auth.api_keys_file in the "
+                "config; or listen on this machine only, with --host 127.0.0.1."
             )
 
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from typing import Annotated
 
 import typer
 
@@ -29,6 +30,22 @@ app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 
 _COMPONENTS = ("expertmesh", "torch", "ray", "grpcio", "openai-harmony")
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"expertmesh {_version_of('expertmesh') or 'not installed'}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Serve gpt-oss models with their experts split off from attention."""
 
 
 @app.command()

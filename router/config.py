@@ -10,6 +10,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection, Section
+from router.config_fields import section_advice, unknown_field
 from router.errors import ConfigInvalid
 
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -105,8 +106,16 @@ def parse_config(document: dict[str, Any], source: str) -> Config:
         return Config.model_validate_json(json.dumps(document))
     except ValidationError as error:
         problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"]) or "document"
-        raise ConfigInvalid(f"{source}: {field}: {problem['msg']} (value: {problem['input']!r})") from error
+        path = [str(part) for part in problem["loc"]]
+        advice = {"extra_forbidden": unknown_field, "model_type": section_advice}.get(problem["type"])
+        said = advice(Config, path) if advice and path else None
+        said = said or f"{'.'.join(path) or 'document'}: {problem['msg']}"
+        raise ConfigInvalid(f"{source}: {said} (value: {shown(problem['input'])})") from error
+
+
+def shown(value: object) -> str:
+    """Return a value as YAML spells it: `null`, `true`, and text in quotes."""
+    return json.dumps(value, ensure_ascii=False, default=repr)
 
 
 def preset_names() -> list[str]:
@@ -146,10 +155,16 @@ def _apply_override(document: dict[str, Any], override: str) -> None:
     path, separator, text = override.partition("=")
     if not separator or not path:
         raise ConfigInvalid(f"--set {override}: wanted a.b=value")
+    problem = unknown_field(Config, path.split("."))
+    if problem is not None:
+        raise ConfigInvalid(f"--set {override}: {problem}")
     *parents, last = path.split(".")
     section = document
     for parent in parents:
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise ConfigInvalid(f"--set {override}: {parent} is no section")
-    section[last] = yaml.safe_load(text)
+            raise ConfigInvalid(f"--set {override}: {parent} is no section in the document")
+    try:
+        section[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigInvalid(f"--set {override}: {text!r} is no YAML value: {error}") from error

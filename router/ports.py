@@ -9,15 +9,16 @@ from router.errors import PlatformRefused
 
 
 def check_ports(config: Config) -> None:
-    """Raise PlatformRefused naming the flag if the HTTP or the gRPC port cannot be listened on."""
+    """Raise PlatformRefused naming the flags if the HTTP or the gRPC port cannot be listened on; all at once."""
     http, grpc = config.edge.http, config.edge.grpc
-    _check(http.host, http.port, "--port")
-    _check(grpc.host, grpc.port, "--grpc-port")
+    problems = [_problem_with(http.host, http.port, "--port"), _problem_with(grpc.host, grpc.port, "--grpc-port")]
     if http.port == grpc.port != 0:
-        raise PlatformRefused(f"port {http.port} is wanted for HTTP and for gRPC: choose another with --grpc-port")
+        problems.append(f"port {http.port} is wanted for HTTP and for gRPC: choose another with --grpc-port")
+    if any(problems):
+        raise PlatformRefused("; ".join(dict.fromkeys(problem for problem in problems if problem)))
 
 
-def _check(host: str, port: int, flag: str) -> None:
+def _problem_with(host: str, port: int, flag: str) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         # As servers do: connections that linger from before are no obstacle.
@@ -25,7 +26,8 @@ def _check(host: str, port: int, flag: str) -> None:
         try:
             listener.bind((host.strip("[]"), port))
         except OSError as error:
-            raise PlatformRefused(_problem(error, host, port, flag)) from error
+            return _problem(error, host, port, flag)
+    return None
 
 
 def _problem(error: OSError, host: str, port: int, flag: str) -> str:

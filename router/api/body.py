@@ -101,5 +101,6 @@ def _path(problem: ErrorDetails, document: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    """Return the beginning of a value as the client's JSON spells it: `null`, not Python's None."""
+    text = json.dumps(value, ensure_ascii=False, default=repr).encode(errors="backslashreplace").decode()
     return text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}…"

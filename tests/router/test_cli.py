@@ -65,6 +65,12 @@ def test_version_is_readable_by_people_and_programs():
     assert {"expertmesh", "torch", "ray"} <= set(document)
 
 
+def test_the_version_is_an_option_too():
+    result = runner.invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.output == runner.invoke(app, ["version"]).output.splitlines()[0] + "\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [

@@ -158,7 +158,8 @@ def test_a_taken_port_is_one_line_that_names_the_flag():
 def test_listening_to_the_network_without_a_key_is_refused():
     result = runner.invoke(app, ["serve", "tiny-standalone", "--host", "0.0.0.0", "--port", "0", "--grpc-port", "0"])
     assert result.exit_code == 1
-    assert "an API key is required" in result.stderr
+    for way in ("an API key is required", "--api-key KEY", "EXPERTMESH_API_KEYS=KEY", "edge.auth.api_keys_file"):
+        assert way in result.stderr
 
 
 @pytest.mark.parametrize(

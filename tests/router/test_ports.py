@@ -49,3 +49,15 @@ def test_one_port_cannot_be_both() -> None:
         port = probe.getsockname()[1]
     with pytest.raises(PlatformRefused, match="HTTP and for gRPC"):
         check_ports(config(http=port, grpc=port))
+
+
+def test_all_ports_that_are_taken_are_told_at_once(taken: int) -> None:
+    with socket.socket() as second:
+        second.bind(("127.0.0.1", 0))
+        second.listen()
+        other = second.getsockname()[1]
+        with pytest.raises(PlatformRefused) as caught:
+            check_ports(config(http=taken, grpc=other))
+    assert str(caught.value) == (
+        f"port {taken} is taken: choose another with --port; port {other} is taken: choose another with --grpc-port"
+    )

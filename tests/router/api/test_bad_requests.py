@@ -108,6 +108,7 @@ def test_the_value_is_named_too(client: AsgiClient) -> None:
     assert "17" in client.chat(n=17).json()["error"]["message"]
     assert "-3.5" in client.chat(presence_penalty=-3.5).json()["error"]["message"]
     assert "x y" in client.chat(messages=[{"role": "user", "content": "", "name": "x y"}]).json()["error"]["message"]
+    assert client.chat(messages=None).json()["error"]["message"].endswith("(value: null)")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
