@@ -54,7 +54,9 @@ def create_app(
     ):
         app.include_router(routes)
     app.add_exception_handler(HTTPException, _routing_error)
-    app.add_middleware(Gate, keys=keys, http=config.edge.http, names_responses=names_responses)
+    app.add_middleware(
+        Gate, keys=keys, http=config.edge.http, new_meter=service.new_meter, names_responses=names_responses
+    )
     install_openapi(app, _BODIES, has_keys=not keys.is_empty)
     return app
 

@@ -22,10 +22,10 @@ OUTCOME_LEFT = "cancelled"
 
 
 def outcome_of(error: BaseException) -> str:
-    """Return how metrics call an end by `error`: the client left, or the code that it was told."""
+    """Return how an end by `error` is counted: the client left, or the HTTP status that it was told, as digits."""
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
         return OUTCOME_LEFT
-    return answer_to(error).code or "error"
+    return str(answer_to(error).status)
 
 
 class Generation(Generic[U]):
@@ -38,7 +38,7 @@ class Generation(Generic[U]):
         usage: Callable[[], Usage],
         on_end: Callable[[str], None],
     ) -> None:
-        """Run `choices`; `on_end` is called once, with an outcome: ok, cancelled, or an error's code."""
+        """Run `choices`; `on_end` is called once, with an outcome: ok, cancelled, or an error's status."""
         self.started = started
         self._usage = usage
         self._on_end = on_end

@@ -1,19 +1,19 @@
 """The edge's metrics, `expertmesh_*`: requests, waiting for the first token, between tokens, tokens, places taken.
 
-One registry for each service, so that several can live in one process. `RequestMeter` measures one request; times come
-from the clock it is given.
+One registry for each service, so that several can live in one process. `request_meter` measures one request.
 """
 
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from cluster.clock import Clock
+from router.generation import OUTCOME_LEFT, OUTCOME_OK
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
 _BETWEEN_TOKENS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _REQUEST_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 300.0, 1200.0)
+_KINDS = {OUTCOME_OK: ("ok", "200"), OUTCOME_LEFT: ("cancelled", "499")}
 
 # Times of creation would be gauges of their own for every counter, and nobody reads them.
 disable_created_metrics()
@@ -26,7 +26,9 @@ class Metrics:
         """Make a registry of their own."""
         self.registry = CollectorRegistry()
         self._requests = self._counter(
-            "requests", "Requests that ended, by endpoint and outcome", ["endpoint", "outcome"]
+            "requests",
+            "Requests that ended, each once; outcome is ok, cancelled (the client left), 4xx or 5xx",
+            ["endpoint", "outcome", "status"],
         )
         self._running = self._gauge("requests_running", "Requests that hold a place at this edge")
         self._first_token = self._histogram(
@@ -35,18 +37,23 @@ class Metrics:
         self._between = self._histogram(
             "inter_token_seconds", "Between two tokens of one sequence, as the edge receives them", _BETWEEN_TOKENS_S
         )
-        self._duration = self._histogram("request_seconds", "From a request's arrival to its end", _REQUEST_S)
-        self._prompt = self._counter("prompt_tokens", "Tokens of prompts")
+        self._duration = self._histogram(
+            "request_seconds", "From a request's arrival to its end, if it was given a place", _REQUEST_S, ["outcome"]
+        )
+        self._prompt = self._counter("prompt_tokens", "Tokens of prompts that an engine took in and began to answer")
         self._cached = self._counter("cached_prompt_tokens", "Tokens of prompts that the engine had computed before")
         self._completion = self._counter("completion_tokens", "Tokens generated, those of reasoning included")
         self._reasoning = self._counter("reasoning_tokens", "Tokens of reasoning")
         self._sequences = self._gauge("engine_sequences", "Sequences at the engines, by state", ["state"])
         self._blocks = self._gauge("engine_kv_blocks", "Blocks of the KV caches, by state", ["state"])
 
-    def start(self, endpoint: str, clock: Clock) -> "RequestMeter":
-        """Begin to measure a request."""
+    def take_place(self) -> None:
+        """Count a request that holds a place from now on."""
         self._running.inc()
-        return RequestMeter(self, endpoint, clock)
+
+    def give_place_back(self) -> None:
+        """Count one less."""
+        self._running.dec()
 
     def set_engine(self, running: int, waiting: int, kv_blocks_used: int, kv_blocks_free: int) -> None:
         """Take what the engines last said of themselves."""
@@ -77,11 +84,15 @@ class Metrics:
         """Count the wait for another token."""
         self._between.observe(seconds)
 
-    def end(self, endpoint: str, outcome: str, seconds: float) -> None:
-        """Count a request that ended."""
-        self._running.dec()
-        self._requests.labels(endpoint, outcome).inc()
-        self._duration.observe(seconds)
+    def count_request(self, endpoint: str, outcome: str) -> None:
+        """Count a request that ended: ok, cancelled, or with an HTTP status as digits."""
+        kind, status = _KINDS.get(outcome) or (f"{outcome[0]}xx", outcome)
+        self._requests.labels(endpoint, kind, status).inc()
+
+    def observe_request(self, outcome: str, seconds: float) -> None:
+        """Count the duration of a request that was given a place."""
+        kind, _ = _KINDS.get(outcome) or (f"{outcome[0]}xx", outcome)
+        self._duration.labels(kind).observe(seconds)
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, text, labels, namespace="expertmesh", registry=self.registry)
@@ -89,34 +100,5 @@ class Metrics:
     def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
         return Gauge(name, text, labels, namespace="expertmesh", registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, text, namespace="expertmesh", buckets=buckets, registry=self.registry)
-
-
-class RequestMeter:
-    """Measures one request, whatever its number of choices. Ending it twice is once."""
-
-    def __init__(self, metrics: Metrics, endpoint: str, clock: Clock) -> None:
-        """Start now."""
-        self._metrics = metrics
-        self._endpoint = endpoint
-        self._clock = clock
-        self._started_s = clock.now_s()
-        self._last_token_s: dict[int, float] = {}
-        self._has_ended = False
-
-    def saw_tokens(self, choice: int, num_tokens: int) -> None:
-        """Note that `num_tokens` tokens of a choice arrived now."""
-        now_s = self._clock.now_s()
-        last_s = self._last_token_s.get(choice)
-        if last_s is not None:
-            self._metrics.observe_between_tokens((now_s - last_s) / num_tokens)
-        elif not self._last_token_s:
-            self._metrics.observe_first_token(now_s - self._started_s)
-        self._last_token_s[choice] = now_s
-
-    def end(self, outcome: str) -> None:
-        """Note how the request ended."""
-        if not self._has_ended:
-            self._has_ended = True
-            self._metrics.end(self._endpoint, outcome, self._clock.now_s() - self._started_s)
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+        return Histogram(name, text, labels, namespace="expertmesh", buckets=buckets, registry=self.registry)

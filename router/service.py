@@ -31,6 +31,7 @@ from router.harmony.conversation import Conversation
 from router.harmony.parse import HarmonyParser
 from router.harmony.render import Prompt, Renderer
 from router.metrics import Metrics
+from router.request_meter import RequestMeter, current_meter
 from router.requests import ChatRequest, ChatUpdate, Started, TextRequest, TextUpdate
 from router.run import Run
 from router.staged import ForcedTokens, staged_events
@@ -156,6 +157,10 @@ class InferenceService:
         self.metrics.set_engine(stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_free_blocks)
         return self.metrics.render()
 
+    def new_meter(self, endpoint: str) -> RequestMeter:
+        """Begin to measure a request."""
+        return RequestMeter(self.metrics, endpoint, self._clock)
+
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound if `name` is not what is served; no name is whatever is served."""
         if name and name != self.model.name and name not in self.model.aliases:
@@ -164,7 +169,14 @@ class InferenceService:
 
     async def _admit(self, endpoint: str, model: str | None) -> Run:
         self.check_model(model)
-        run = Run(self._admission.admit(), self.metrics, endpoint, self._clock)
+        meter = current_meter()
+        is_measured = meter is not None and meter.is_open_for(self.metrics)
+        run = Run(
+            self._admission.admit(),
+            self.metrics,
+            meter if meter is not None and is_measured else self.new_meter(endpoint),
+            closes_meter=not is_measured,
+        )
         try:
             readiness = await self.readiness()
             if not readiness.is_ready:
@@ -187,7 +199,7 @@ class InferenceService:
     ) -> Generation[U]:
         options = request.options
         seed = secrets.randbelow(_NUM_DRAWN_SEEDS) if options.seed is None else options.seed
-        run.open(choices, sum(len(prompt.token_ids) for prompt in prompts))
+        run.open(choices, [len(prompt.token_ids) for prompt in prompts])
         started = Started(
             request_id=uuid.uuid4().hex,
             created_s=int(time.time()),

@@ -1,7 +1,8 @@
 """The gate every HTTP request passes first: request id, size of headers and body, keys, strangers' web pages.
 
 Plain ASGI, so that streams pass untouched. Whatever it refuses is refused before a body is read. On the way back it is
-where errors of any kind become OpenAI's error body.
+where errors of any kind become OpenAI's error body. Here each request is counted, HEAD is answered as GET without the
+body, and a client that leaves in the middle of its body is nobody's fault.
 """
 
 import asyncio
@@ -9,10 +10,15 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from router.api.endpoint_names import endpoint_of_path
 from router.api.health import IS_TRUSTED, PUBLIC_PATHS
 from router.auth import KeyRing, is_loopback, note_client
 from router.config import HttpSection
@@ -25,6 +31,7 @@ from router.errors import (
     Unauthenticated,
     answer_to,
 )
+from router.request_meter import CLIENT_LEFT_STATUS, RequestMeter, measured
 
 REQUEST_ID = b"x-request-id"
 _log = logging.getLogger(__name__)
@@ -34,11 +41,22 @@ _GIVEN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class Gate:
     """Lets a request through to the app, or answers it."""
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, http: HttpSection, names_responses: bool = True) -> None:
-        """Stand before `app`; with `names_responses`, every response says its request's id."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: KeyRing,
+        http: HttpSection,
+        new_meter: Callable[[str], RequestMeter],
+        names_responses: bool = True,
+    ) -> None:
+        """Stand before `app`; `new_meter` measures a request of an endpoint that is counted, by its name.
+
+        With `names_responses`, every response says its request's id.
+        """
         self._app = app
         self._keys = keys
         self._http = http
+        self._new_meter = new_meter
         self._names_responses = names_responses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,27 +67,29 @@ class Gate:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         given = dict(headers).get(REQUEST_ID, b"").decode("latin-1")
         request_id = (given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex).encode()
+        is_head = scope["method"] == "HEAD"
+        answer = _Answer(send, request_id if self._names_responses else None, has_body=not is_head)
+        endpoint = endpoint_of_path(scope["path"])
+        with nullcontext() if endpoint is None else measured(self._new_meter(endpoint)) as meter:
+            asked = {**scope, "method": "GET"} if is_head else scope
+            await self._answer(asked, receive, answer, request_id)
+            if meter is not None and answer.status is not None:
+                meter.close_answered(answer.status)
 
-        has_started = False
-
-        async def send_named(message: Message) -> None:
-            nonlocal has_started
-            if message["type"] == "http.response.start":
-                has_started = True
-            if message["type"] == "http.response.start" and self._names_responses:
-                message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, request_id)]}
-            await send(message)
-
+    async def _answer(self, scope: Scope, receive: Receive, answer: "_Answer", request_id: bytes) -> None:
+        """Let the app answer, or answer with the error that comes out of it."""
         try:
-            scope[IS_TRUSTED] = self._check(scope["path"], headers)
-            await self._app(scope, _limited(receive, self._http), send_named)
+            scope[IS_TRUSTED] = self._check(scope["path"], scope["headers"])
+            await self._app(scope, _limited(receive, self._http), answer.send)
+        except ClientDisconnect:
+            answer.status = answer.status or CLIENT_LEFT_STATUS
         except Exception as error:
-            if has_started:
+            if answer.status is not None:
                 raise
-            answer = answer_to(error)
-            if answer.status == 500:
+            told = answer_to(error)
+            if told.status == 500:
                 _log.error("request %s failed", request_id.decode(), exc_info=error)
-            await _refuse(answer, send_named)
+            await _refuse(told, answer.send)
 
     def _check(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
         """Return whether the client may see everything; False only where nobody needs a key. Raises RequestError."""
@@ -94,6 +114,27 @@ class Gate:
         except (Unauthenticated, Forbidden) as error:
             return error
         return None
+
+
+@dataclass(slots=True)
+class _Answer:
+    """The way of a response to the client."""
+
+    inner: Send
+    request_id: bytes | None
+    has_body: bool
+    status: int | None = None
+    """Once the response has begun."""
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on, the first with the request's id."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            if self.request_id is not None:
+                message = {**message, "headers": [*message.get("headers", ()), (REQUEST_ID, self.request_id)]}
+        elif not self.has_body:
+            message = {**message, "body": b""}
+        await self.inner(message)
 
 
 def _refuse_web_pages(headers: dict[str, str]) -> None:

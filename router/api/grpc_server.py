@@ -21,6 +21,7 @@ from protos import inference_pb2_grpc as rpc
 from router.api.chat_reply import MessagePieces
 from router.api.chat_request import to_chat_request
 from router.api.completions import text_request
+from router.api.endpoint_names import endpoint_of_method
 from router.api.grpc_convert import (
     chat_body,
     chat_messages,
@@ -33,6 +34,7 @@ from router.api.grpc_health import Health
 from router.auth import KeyRing, load_keys, note_client
 from router.config import Config
 from router.errors import PlatformRefused, RequestError, Unauthenticated, answer_to
+from router.request_meter import RequestMeter, current_meter, measured
 from router.service import InferenceService
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
@@ -69,7 +71,7 @@ async def start_grpc_server(
     """
     section = config.edge.grpc
     server = grpc.aio.server(
-        interceptors=(_KeyCheck(load_keys(config.edge.auth) if keys is None else keys),),
+        interceptors=(_KeyCheck(load_keys(config.edge.auth) if keys is None else keys, service.new_meter),),
         options=(
             ("grpc.so_reuseport", int(shares_port)),
             ("grpc.max_receive_message_length", section.max_message_bytes),
@@ -101,40 +103,45 @@ class _Inference(rpc.InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
         """Stream the continuation of a prompt."""
-        async with aclosing(_told(self._generate(request, context), context)) as messages:
-            async for message in messages:
-                yield message
+        with measured(self._service.new_meter("completion")):
+            async with aclosing(_told(self._generate(request, context), context)) as messages:
+                async for message in messages:
+                    yield message
 
     async def Chat(self, request: pb.ChatRequest, context: _Context) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
         """Stream the answer to a conversation."""
-        async with aclosing(_told(self._chat(request, context), context)) as messages:
-            async for message in messages:
-                yield message
+        with measured(self._service.new_meter("chat")):
+            async with aclosing(_told(self._chat(request, context), context)) as messages:
+                async for message in messages:
+                    yield message
 
     async def ListModels(self, request: pb.ListModelsRequest, context: _Context) -> pb.ListModelsResponse:  # noqa: N802
         """Tell of the one model."""
-        readiness = await self._service.readiness()
-        served = self._service.model
-        model = pb.Model(
-            id=served.name,
-            max_context_tokens=await self._service.max_context_tokens() or 0,
-            system_fingerprint=readiness.fingerprint or "",
-        )
-        return pb.ListModelsResponse(models=[model])
+        with measured(self._service.new_meter("models")):
+            readiness = await self._service.readiness()
+            served = self._service.model
+            model = pb.Model(
+                id=served.name,
+                max_context_tokens=await self._service.max_context_tokens() or 0,
+                system_fingerprint=readiness.fingerprint or "",
+            )
+            return pb.ListModelsResponse(models=[model])
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: _Context) -> pb.TokenizeResponse:  # noqa: N802
         """Turn text into token ids."""
-        try:
-            return pb.TokenizeResponse(token_ids=await self._service.encode(request.text))
-        except TokenizerError as error:
-            await _abort(answer_to(error), context)
+        with measured(self._service.new_meter("tokenize")):
+            try:
+                return pb.TokenizeResponse(token_ids=await self._service.encode(request.text))
+            except TokenizerError as error:
+                await _abort(answer_to(error), context)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: _Context) -> pb.DetokenizeResponse:  # noqa: N802
         """Turn token ids into text."""
-        try:
-            return pb.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
-        except TokenizerError as error:
-            await _abort(answer_to(error), context)
+        with measured(self._service.new_meter("detokenize")):
+            try:
+                return pb.DetokenizeResponse(text=self._service.tokenizer.decode(request.token_ids))
+            except TokenizerError as error:
+                await _abort(answer_to(error), context)
 
     async def _generate(
         self, request: pb.GenerateRequest, context: _Context
@@ -163,8 +170,9 @@ class _Inference(rpc.InferenceServicer):
 class _KeyCheck(grpc.aio.ServerInterceptor):
     """Asks every call for a key, but those of health probes."""
 
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing, new_meter: Callable[[str], RequestMeter]) -> None:
         self._keys = keys
+        self._new_meter = new_meter
 
     async def intercept_service(
         self,
@@ -178,6 +186,7 @@ class _KeyCheck(grpc.aio.ServerInterceptor):
         try:
             note_client(self._keys.check(given.decode("latin-1") if isinstance(given, bytes) else given))
         except Unauthenticated as error:
+            self._new_meter(endpoint_of_method(handler_call_details.method)).close_answered(error.status)
             return grpc.stream_stream_rpc_method_handler(_refusal(error))
         return await continuation(handler_call_details)
 
@@ -206,6 +215,10 @@ async def _told(messages: AsyncGenerator[M, None], context: _Context) -> AsyncGe
 
 
 async def _abort(error: RequestError, context: _Context) -> NoReturn:
+    """End a call with an error's status, and count it as ended so."""
+    meter = current_meter()
+    if meter is not None:
+        meter.close_answered(error.status)
     metadata = [(name, value) for name, value in ((_CODE, error.code), (_PARAM, error.param)) if value]
     if error.retry_after_s is not None:
         metadata.append((_RETRY_AFTER, str(error.retry_after_s)))

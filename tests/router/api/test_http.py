@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import httpx
 import pytest
 
 from router.api.health import PUBLIC_PATHS
@@ -10,7 +11,7 @@ from router.auth import KeyRing
 from router.backend import ComponentProgress, Readiness
 from tests.router.fakes.asgi_client import HI, AsgiClient
 from tests.router.fakes.hand_backend import HandBackend
-from tests.router.fakes.hand_server import TOKENIZER
+from tests.router.fakes.hand_server import TOKENIZER, running
 from tests.router.fakes.scripts import answer
 
 KEY = {"authorization": "Bearer secret-1"}
@@ -264,6 +265,28 @@ def test_ready_names_the_inside_only_to_those_who_may_see_it(
         assert response.json() == {"ready": False, "stage": "loading experts", "progress": 0.4}
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/v1/models", "/v1/models/hand", "/metrics", "/openapi.json"])
+def test_head_is_get_without_the_body(client: AsgiClient, path: str) -> None:
+    head, get = client.request("HEAD", path), client.request("GET", path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
+def test_head_of_what_takes_post_only_is_refused(client: AsgiClient) -> None:
+    refused = client.request("HEAD", "/v1/chat/completions")
+
+    assert (refused.status_code, refused.content, refused.headers["allow"]) == (405, b"", "POST")
+
+
+def test_head_over_a_connection_leaves_it_usable() -> None:
+    """A body after the answer to a HEAD would be read as the next answer."""
+    with running(HandBackend()) as server, httpx.Client(base_url=server.url, trust_env=False) as connection:
+        for _ in range(2):
+            assert connection.head("/ready").status_code == 200
+            assert connection.get("/health").json() == {"status": "ok"}
+
+
 def test_metrics_count_what_happened() -> None:
     client = AsgiClient(HandBackend(answer("Hello there", reasoning="Hm hm."), num_cached=3))
     client.chat()
@@ -274,7 +297,7 @@ def test_metrics_count_what_happened() -> None:
 
     assert response.headers["content-type"].startswith("text/plain")
     lines = set(response.text.splitlines())
-    assert 'expertmesh_requests_total{endpoint="chat",outcome="ok"} 1.0' in lines
+    assert 'expertmesh_requests_total{endpoint="chat",outcome="ok",status="200"} 1.0' in lines
     assert "expertmesh_requests_running 0.0" in lines
     assert "expertmesh_time_to_first_token_seconds_count 1.0" in lines
     assert f"expertmesh_completion_tokens_total {float(len(answer('Hello there', reasoning='Hm hm.')))}" in lines
