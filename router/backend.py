@@ -29,6 +29,11 @@ class ComponentProgress:
     """0 .. 1 of the stage."""
     is_ready: bool = False
     detail: str = ""
+    role: str = ""
+    """What it is one of several of, such as `worker`; empty for a part that is alone."""
+    done: int = 0
+    total: int = 0
+    """What has been done of the stage, in parts; 0 of 0 if it has none."""
 
 
 @dataclass(frozen=True, slots=True)

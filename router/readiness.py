@@ -66,4 +66,13 @@ def _progress(status: ClusterStatus) -> float:
 
 
 def _component(report: ComponentReport) -> ComponentProgress:
-    return ComponentProgress(report.name, report.stage, report.fraction, report.is_ready, report.detail)
+    return ComponentProgress(
+        report.name,
+        report.stage,
+        report.fraction,
+        report.is_ready,
+        report.detail,
+        role=report.role,
+        done=report.done,
+        total=report.total,
+    )

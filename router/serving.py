@@ -6,13 +6,11 @@ The cluster form runs on a Ray of its own, or joins the one that RAY_ADDRESS nam
 import http.client
 import io
 import os
-import signal
 import socket
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -23,6 +21,7 @@ from router.auth import load_keys, require_keys_off_loopback
 from router.backend import ComponentProgress
 from router.config import Config
 from router.errors import PlatformRefused, StartFailed
+from router.interrupts import Interrupts
 from router.ports import check_ports
 from router.readiness import readiness_of
 from router.startup_view import StartupView, print_summary
@@ -37,8 +36,8 @@ _SILENCE_S = 120.0
 """How long the supervisor may be silent: a busy machine is slow to start a process, and Ray to start one anew."""
 _HTTP_TIMEOUT_S = 120.0
 _TAKE_DOWN_TIMEOUT_S = 30.0
-SERVE = "serve"
-"""Name of Ray Serve among the components that are shown at start."""
+RAY, SERVE, EDGE = "Ray", "Ray Serve", "HTTP"
+"""What is shown at start beside attention and experts."""
 
 OnReady = Callable[[Config], None]
 """Called once, when requests are served, with the config whose ports are the real ones. It must return at once."""
@@ -56,24 +55,27 @@ def serve(config: Config, console: Console, on_ready: OnReady = lambda _: None) 
     address = os.environ.get(RAY_ADDRESS_VARIABLE)
     if config.form == "standalone" or not address:
         check_ports(config)
-    _interrupt_on_sigterm()
     if config.form == "standalone":
-        from router.serving_standalone import serve_standalone
+        with Interrupts(console):
+            from router.serving_standalone import serve_standalone  # seconds, in which Ctrl-C is heard already
 
-        serve_standalone(config, console, started_s, on_ready)
-    else:
-        _serve_on_ray(config, console, address, started_s, on_ready)
+            serve_standalone(config, console, started_s, on_ready)
+        return
+    left = f"What it runs on the Ray at {address} is taken down within {LEASE_S:g} s." if address else ""
+    with Interrupts(console, left) as interrupts:
+        _serve_on_ray(_Application(config, interrupts), console, address, started_s, on_ready)
 
 
-def _serve_on_ray(config: Config, console: Console, address: str | None, started_s: float, on_ready: OnReady) -> None:
-    with console.status("starting Ray" if not address else f"joining Ray at {address}"):
-        runtime = _start_or_join(address)
-    _interrupt_on_sigterm()  # again: Ray has put its own handler there
+def _serve_on_ray(
+    application: "_Application", console: Console, address: str | None, started_s: float, on_ready: OnReady
+) -> None:
+    with StartupView(console) as view:
+        view.show([ComponentProgress(RAY, f"joining {address}" if address else "starting", 0.0)])
+        application.take_up(_start_or_join(address))
     from ray.exceptions import RayError
 
-    application = _Application(config, runtime)
     try:
-        with StartupView(console) as view:
+        with StartupView(console, expected_parts(application.config)) as view:
             application.deploy(view)
             application.wait_until_running(view)
         status = application.status()
@@ -99,14 +101,20 @@ def _start_or_join(address: str | None) -> RayRuntime:
 class _Application:
     """The application on Ray, owned by this process."""
 
-    def __init__(self, config: Config, runtime: RayRuntime) -> None:
+    def __init__(self, config: Config, interrupts: Interrupts) -> None:
         self.config = config
         """Once Serve runs, with the address that it really has."""
-        self._runtime = runtime
+        self._interrupts = interrupts
+        self._runtime: RayRuntime | None = None
         self._started_serve = False
         self._supervisor: Any = None
         self._renewed_at_s = float("-inf")
         self._heard_at_s = time.monotonic()
+
+    def take_up(self, runtime: RayRuntime) -> None:
+        """Run on `runtime` from now on."""
+        self._runtime = runtime
+        self._interrupts.take_sigterm()  # Ray has put its own handler there
 
     def deploy(self, view: StartupView) -> None:
         """Start Serve, then the supervisor, which begins with the workers, and the deployments.
@@ -114,6 +122,7 @@ class _Application:
         Serve comes first and alone: it gives its own processes deadlines, which a machine busy with loading would miss.
         """
         view.show([ComponentProgress(SERVE, "starting", 0.0)])
+        self._interrupts.check()
         from ray import serve as ray_serve
 
         from cluster.supervisor import find_supervisor
@@ -123,7 +132,8 @@ class _Application:
         self._check_resources()
         self._start_serve()
         self.config = as_served(self.config, load_keys(self.config.edge.auth))
-        view.show([ComponentProgress(SERVE, "ready", 1.0, is_ready=True)])
+        view.show([ComponentProgress(SERVE, "running", 1.0, is_ready=True)])
+        self._interrupts.check()
         application = build(self.config.model_dump(mode="json"))
         self._supervisor = find_supervisor(cluster_spec(self.config))
         self._renew_lease()
@@ -131,15 +141,17 @@ class _Application:
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
     def wait_until_running(self, view: StartupView) -> None:
-        """Show progress until Serve says that all deployments run and HTTP answers; raise StartFailed if one cannot."""
+        """Show progress until a first request would be answered; raise StartFailed if a part cannot start."""
         while not self._is_running():
+            self._interrupts.check()
             status = self.status()
             if status is not None:
                 view.show(readiness_of(status).components)
                 _raise_failure(status)
             self._renew_lease()
             time.sleep(_POLL_INTERVAL_S)
-        _wait_for_http(self.config)
+        view.show([ComponentProgress(EDGE, "waiting for its first answer", 0.0)])
+        _wait_for_ready(self.config, self._interrupts)
 
     def status(self) -> ClusterStatus | None:
         """Return the supervisor's status; None while it does not answer. Raise StartFailed if that goes on."""
@@ -158,6 +170,7 @@ class _Application:
     def hold(self) -> None:
         """Stay the owner until interrupted; raise StartFailed if the application ends for another reason."""
         while True:
+            self._interrupts.check()
             self._renew_lease()
             time.sleep(_LEASE_INTERVAL_S)
             status = self.status()
@@ -166,9 +179,16 @@ class _Application:
 
     def take_down(self) -> None:
         """Remove all that is ours; with an own Ray, that is everything."""
+        if self._runtime is None:
+            return
         if not self._runtime.is_own and self._supervisor is not None:
             self._leave_joined_ray()
         self._runtime.shutdown()
+
+    @property
+    def _is_own(self) -> bool:
+        """Return whether the Ray is of this process alone."""
+        return self._runtime is not None and self._runtime.is_own
 
     def _start_serve(self) -> None:
         from ray import serve as ray_serve
@@ -179,14 +199,14 @@ class _Application:
         if not self._started_serve:
             return
         http = self.config.edge.http
-        location = "HeadOnly" if self._runtime.is_own else "EveryNode"
+        location = "HeadOnly" if self._is_own else "EveryNode"
         # Serve stops waiting for its proxies after a minute; on a slow machine they come later, and HTTP is waited for.
         with suppress(TimeoutError):
             ray_serve.start(proxy_location=location, http_options={"host": http.host, "port": http.port})
 
     def _check_resources(self) -> None:
         """Refuse at once what an own Ray can never give; a joined one may yet grow."""
-        lacking = missing_resources(wanted_resources(self.config)) if self._runtime.is_own else {}
+        lacking = missing_resources(wanted_resources(self.config)) if self._is_own else {}
         if lacking:
             names = ", ".join(f"{name}: {amount:g}" for name, amount in sorted(lacking.items()))
             raise PlatformRefused(
@@ -246,23 +266,32 @@ def _raise_failure(status: ClusterStatus) -> None:
         raise StartFailed("; ".join(failures))
 
 
-def _wait_for_http(config: Config) -> None:
-    """Return once the HTTP server answers by way of Serve's proxy; raise StartFailed if it does not."""
+def expected_parts(config: Config) -> dict[str, int]:
+    """Return how many parts of each role there will be at first."""
+    return {"worker": config.experts.num_workers, "attention": config.attention.min_replicas}
+
+
+def _wait_for_ready(config: Config, interrupts: Interrupts) -> None:
+    """Return once the edge says, by way of Serve's proxy, that it serves; raise StartFailed if it does not."""
     section = config.edge.http
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(section.host, section.host)
     deadline_s = time.monotonic() + _HTTP_TIMEOUT_S
+    said = "nothing answers"
     while time.monotonic() < deadline_s:
+        interrupts.check()
         connection = http.client.HTTPConnection(host, section.port, timeout=_CALL_TIMEOUT_S)
         try:
-            connection.request("GET", "/health")
-            if connection.getresponse().status == http.client.OK:
+            connection.request("GET", "/ready")
+            status = connection.getresponse().status
+            if status == http.client.OK:
                 return
-        except (OSError, http.client.HTTPException):
-            pass
+            said = f"/ready answers {status}"
+        except (OSError, http.client.HTTPException) as error:
+            said = f"nothing answers ({error})"
         finally:
             connection.close()
         time.sleep(_POLL_INTERVAL_S)
-    raise StartFailed(f"HTTP at {section.host}:{section.port} does not answer")
+    raise StartFailed(f"HTTP at {section.host}:{section.port} does not serve after {_HTTP_TIMEOUT_S:g} s: {said}")
 
 
 def _applications() -> list[str]:
@@ -290,12 +319,3 @@ def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
         listener.bind((host.strip("[]"), 0))
         return listener.getsockname()[1]
-
-
-def _interrupt_on_sigterm() -> None:
-    """Let SIGTERM end this process as Ctrl-C does: by an exception that unwinds everything."""
-
-    def interrupt(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)

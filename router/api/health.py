@@ -32,6 +32,9 @@ class ComponentAnswer(TypedDict):
     progress: float
     is_ready: bool
     detail: str
+    role: str
+    done: int
+    total: int
 
 
 class ReadyAnswer(TypedDict):

@@ -30,7 +30,9 @@ def test_a_misspelt_field_names_the_nearest_and_all_others():
 
 
 def test_a_misspelt_section_names_the_nearest():
-    assert "there is no section 'engin'; did you mean engine? There are: form, model" in _refusal("engin.block_tokens=1")
+    assert "there is no section 'engin'; did you mean engine? There are: form, model" in _refusal(
+        "engin.block_tokens=1"
+    )
     assert "edge has no field 'htpt'; did you mean edge.http?" in _refusal("edge.htpt.port=1")
 
 

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import grpc
@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.errors import EngineStopped, QueueFull
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
@@ -121,7 +122,7 @@ def test_of_several_prompts_only_those_that_were_taken_in_count() -> None:
     """The second prompt is refused; the first, of two tokens, was begun."""
 
     class RefusesTheSecond(HandBackend):
-        async def generate(self, request: Any, timeout_s: float) -> Any:
+        async def generate(self, request: SequenceRequest, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
             if request.prompt_ids == (3, 4, 5):
                 await asyncio.sleep(0.05)
                 raise QueueFull("full")

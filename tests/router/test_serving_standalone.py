@@ -1,19 +1,63 @@
 """The standalone form beyond its start: what ends it."""
 
+import asyncio
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 
 from cluster.standalone import Standalone, StandaloneSections
 from model.load import Report, no_report
+from router.api.grpc_server import start_grpc_server
+from router.app import create_app, uvicorn_config
+from router.backend import StandaloneBackend
 from router.config import load_config
 from router.errors import StartFailed
-from router.serving_standalone import serve_standalone
+from router.serving_standalone import _Loading, _Server, serve_standalone
 from tests.e2e.served import free_port, is_port_free
+from tests.router.fakes.hand_backend import HandBackend
+from tests.router.fakes.hand_server import hand_config, hand_service
+
+
+class AsksWhileItStops:
+    """An engine that, while it is stopped, asks gRPC's health how it stands."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.answers: list[int] = []
+
+    def stop(self) -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{self._port}") as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            self.answers.append(health.Check(health_pb2.HealthCheckRequest(), timeout=10).status)
+
+
+def test_grpc_health_says_that_nobody_is_served_before_http_drains() -> None:
+    config = hand_config()
+
+    async def scenario() -> list[int]:
+        service = hand_service(HandBackend())
+        grpc_server = await start_grpc_server(service, config)
+        loading, engine = _Loading(config, StandaloneBackend()), AsksWhileItStops(grpc_server.port)
+        loading.standalone = cast(Standalone, engine)
+        server = _Server(uvicorn_config(create_app(service, config), config.edge.http), loading, grpc_server)
+        running = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(engine.stop)
+        server.should_exit = True
+        await running
+        await grpc_server.stop(0)
+        return engine.answers
+
+    states = health_pb2.HealthCheckResponse
+    assert asyncio.run(asyncio.wait_for(scenario(), 30)) == [states.SERVING, states.NOT_SERVING]
 
 
 @pytest.mark.slow
