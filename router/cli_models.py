@@ -42,9 +42,10 @@ def fetch(
     """Download a model into the cache: only what is served, resumed where it broke off, verified."""
     from router.fetch import fetch_model
     from router.fetch_progress import FetchBars
+    from router.model_hub import ModelHub
 
     with FetchBars(Console(stderr=True)) as bars:
-        path = fetch_model(model, revision, on_progress=bars.show)
+        path = fetch_model(model, revision, ModelHub(on_note=bars.note), on_progress=bars.show)
     typer.echo(path)
 
 

@@ -12,7 +12,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from urllib.request import getproxies
 
 import httpx
 from huggingface_hub import ModelInfo, constants, hf_hub_url
@@ -20,10 +19,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
 from router.fetch_errors import FetchError, HubUnreachable, ModelNameRefused, ModelUnavailable
+from router.proxy_words import route_words
 
 TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
 MAX_FRUITLESS_ATTEMPTS = 5
 """Attempts in a row that bring no byte before we give up."""
+MAX_UNHEARD_ATTEMPTS = 2
+"""The same while the hub has never answered at all: nobody should wait long to be told that there is no network."""
 RETRY_DELAY_S = 1.0
 OFFLINE_VARIABLE = "HF_HUB_OFFLINE"
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -59,19 +62,30 @@ class HubModel:
 class ModelHub:
     """A hub, by default the one that HF_ENDPOINT names, or huggingface.co; HF_TOKEN opens gated models."""
 
-    def __init__(self, endpoint: str | None = None, retry_delay_s: float = RETRY_DELAY_S) -> None:
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        retry_delay_s: float = RETRY_DELAY_S,
+        on_note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Ask `endpoint`; `on_note` is told at once what is tried, and what is tried again."""
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._retry_delay_s = retry_delay_s
+        self._on_note = on_note
+        self._timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        self._has_answered = False
 
     def model(self, name: str, revision: str) -> HubModel:
         """Return the files of a model; raises FetchError."""
         _check_name(name)
         url = f"{self.endpoint}/api/models/{name}/revision/{quote(revision, safe='')}?blobs=true"
         document: dict[str, Any] = {}
+        self._on_note(f"asking {_host(url)} for {name}, {route_words(url)}")
 
         def ask() -> None:
-            with httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client:
+            with httpx.Client(follow_redirects=True, timeout=self._timeout) as client:
                 response = client.get(url, headers=build_hf_headers())
+                self._has_answered = True
                 _check_status(response, name, revision)
                 document.update(_json_object(response))
 
@@ -108,7 +122,7 @@ class ModelHub:
         if offset:
             headers["Range"] = f"bytes={offset}-"
         with (
-            httpx.Client(follow_redirects=True, timeout=TIMEOUT_S) as client,
+            httpx.Client(follow_redirects=True, timeout=self._timeout) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             _check_status(response, model.name, model.revision)
@@ -130,9 +144,11 @@ class ModelHub:
                 attempt()
             except (httpx.TransportError, _Interrupted) as error:
                 num_fruitless = 0 if progress() > before else num_fruitless + 1
-                if num_fruitless >= MAX_FRUITLESS_ATTEMPTS:
+                if num_fruitless >= (MAX_FRUITLESS_ATTEMPTS if self._has_answered else MAX_UNHEARD_ATTEMPTS):
                     raise HubUnreachable(_unreachable(url, error)) from error
-                time.sleep(self._retry_delay_s * 2**num_fruitless)
+                delay_s = self._retry_delay_s * 2**num_fruitless
+                self._on_note(f"{_host(url)}: {_words(error)}; trying again in {delay_s:g} s")
+                time.sleep(delay_s)
             else:
                 return
 
@@ -183,12 +199,22 @@ def _json_object(response: httpx.Response) -> dict[str, Any]:
 
 
 def _unreachable(url: str, error: Exception) -> str:
-    proxies = {scheme: address for scheme, address in getproxies().items() if scheme in {"http", "https", "all"}}
-    through = f" through the proxy {', '.join(sorted(set(proxies.values())))}" if proxies else ""
     return (
-        f"{url} cannot be reached{through}: {error or type(error).__name__}. What has arrived is kept: try again, "
-        "set HF_ENDPOINT to a mirror, or copy the files here by other means and serve with --model PATH"
+        f"{_host(url)} cannot be reached {route_words(url)}: {_words(error)} ({url}). What has arrived is kept: try "
+        "again, set HF_ENDPOINT to a mirror, or copy the files here by other means and serve with --model PATH"
     )
+
+
+def _host(url: str) -> str:
+    return httpx.URL(url).netloc.decode()
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no connection within {CONNECT_TIMEOUT_S:g} s"
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer within {TIMEOUT_S:g} s"
+    return str(error) or type(error).__name__
 
 
 def _size(file: Path) -> int:

@@ -28,6 +28,7 @@ from router.fetch_progress import FetchBars
 from router.fetched_models import list_models, remove_model
 from router.file_fetch import FetchProgress
 from router.model_hub import ModelHub
+from router.proxy_words import route_words
 from tests.router.fake_hub import FakeHub, FakeModel
 from tests.support.random_model import random_config
 
@@ -229,7 +230,10 @@ def test_no_network_says_what_to_do(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
         silent = ModelHub(f"http://127.0.0.1:{port}", retry_delay_s=0.0)
-        with pytest.raises(HubUnreachable, match=r"cannot be reached: .*refused.*HF_ENDPOINT.*--model PATH"):
+        with pytest.raises(
+            HubUnreachable,
+            match=rf"^127.0.0.1:{port} cannot be reached without a proxy .*is not set.*HF_ENDPOINT.*--model PATH",
+        ):
             fetch_model(NAME, hub=silent)
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
         monkeypatch.delenv("no_proxy")
@@ -239,6 +243,33 @@ def test_no_network_says_what_to_do(hub: FakeHub, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(HubUnreachable, match="HF_HUB_OFFLINE is set"):
         fetch(hub)
+
+
+def test_what_is_tried_is_said_at_once_and_not_tried_for_long(hub: FakeHub) -> None:
+    """Nobody listens: one line before the first attempt, one before the second and last."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        notes: list[str] = []
+        with pytest.raises(HubUnreachable):
+            fetch_model(NAME, hub=ModelHub(f"http://{address}", retry_delay_s=0.0, on_note=notes.append))
+    assert notes[0] == f"asking {address} for {NAME}, without a proxy (http_proxy is not set)"
+    assert len(notes) == 2
+    assert notes[1].startswith(f"{address}: ")
+    assert notes[1].endswith("; trying again in 0 s")
+
+
+def test_the_way_to_a_hub_is_told_with_the_variable_that_sets_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    url = "https://hub.example/api"
+    assert route_words(url) == "without a proxy (https_proxy is not set)"
+    monkeypatch.setenv("ALL_PROXY", "http://proxy.example:1")
+    assert route_words(url) == "through the proxy http://proxy.example:1 (ALL_PROXY)"
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy.example:2")
+    assert route_words(url) == "through the proxy http://***@proxy.example:2 (https_proxy)"
+    monkeypatch.setenv("no_proxy", "hub.example")
+    assert route_words(url) == "without a proxy (no_proxy excepts hub.example)"
 
 
 def test_another_kind_of_model_is_refused_before_its_weights(hub: FakeHub) -> None:

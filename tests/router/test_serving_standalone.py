@@ -48,7 +48,7 @@ def test_grpc_health_says_that_nobody_is_served_before_http_drains() -> None:
         loading.standalone = cast(Standalone, engine)
         server = _Server(uvicorn_config(create_app(service, config), config.edge.http), loading, grpc_server)
         running = asyncio.create_task(server.serve())
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         await asyncio.to_thread(engine.stop)
         server.should_exit = True
