@@ -121,11 +121,12 @@ def _deltas(lines: Iterator[str]) -> Iterator[ChatDelta]:
         if field != "data" or data.strip() == "[DONE]":
             continue
         event = json.loads(data)
-        if "error" in event:
-            raise ServerRefused(str(event["error"].get("message", event["error"])))
-        for choice in event.get("choices", []):
+        if event.get("error"):
+            raise ServerRefused(_message_of(event["error"]))
+        for choice in event.get("choices") or []:
             delta = choice.get("delta") or {}
-            yield ChatDelta(delta.get("reasoning") or "", delta.get("content") or "", choice.get("finish_reason"))
+            reasoning = delta.get("reasoning") or delta.get("reasoning_content") or ""  # servers differ in its name
+            yield ChatDelta(reasoning, delta.get("content") or "", choice.get("finish_reason"))
 
 
 def _json(url: str, response: httpx.Response) -> dict[str, Any]:
@@ -138,10 +139,15 @@ def _json(url: str, response: httpx.Response) -> dict[str, Any]:
     return document  # pyright: ignore[reportUnknownVariableType]
 
 
+def _message_of(error: Any) -> str:
+    """Return what an error object says; some servers send a text in its place."""
+    return str(error.get("message", error)) if isinstance(error, dict) else str(error)
+
+
 def _refusal(url: str, response: httpx.Response) -> str:
     """Return the server's own message, with a hint where one helps."""
     try:
-        message = str(response.json()["error"]["message"])
+        message = _message_of(response.json()["error"])
     except (ValueError, KeyError, TypeError):
         message = f"{url}{response.request.url.path} answered {response.status_code}"
     if response.status_code == 401:

@@ -54,7 +54,7 @@ def test_chat_hands_the_conversation_back_with_every_question(server: HandServer
     result = runner.invoke(
         app,
         ["chat", "--url", server.url, "--system", "Be brief.", "--effort", "low", "--seed", "7"],
-        input="first\nsecond\n\nnot read\n",
+        input="first\n\nsecond\n/quit\nnot read\n",
         env={"EXPERTMESH_API_KEY": KEY},
     )
     assert result.exit_code == 0
