@@ -15,12 +15,16 @@ from cluster.engine.stop_matcher import StopMatcher
 from model.sampling_params import TokenLogprob
 from model.tokenizer import TextDecoder, Tokenizer
 from model.vocabulary import NUM_RANKS
-from router.errors import ServerFailure, Unavailable
+from router.errors import OutOfMemory, ServerFailure, Unavailable, tells_of_memory
 from router.harmony.deltas import CallBegun, ContentDelta, Delta, Ending, MessageEnded
 from router.harmony.parse import HarmonyParser
 from router.requests import ChatUpdate, Finish, TextUpdate
 
 _log = logging.getLogger(__name__)
+OUT_OF_MEMORY = (
+    "The engine ran out of memory while it computed this request. Ask for less at once: a shorter prompt, a smaller n. "
+    "Or have the server started with a smaller engine.max_step_tokens or engine.kv_cache_bytes."
+)
 
 
 class StopFilter:
@@ -93,6 +97,8 @@ class Choice(ABC, Generic[U]):
         """Take what an event says beside its tokens; raises RequestError if it tells of a failure."""
         if event.finish_reason is FinishReason.ERROR:
             _log.error("sequence %s failed: %s", event.sequence_id, event.error)
+            if tells_of_memory(event.error):
+                raise OutOfMemory(OUT_OF_MEMORY)
             raise ServerFailure("The engine failed at this request.")
         if event.finish_reason is FinishReason.UNAVAILABLE:
             _log.warning("sequence %s was lost: %s", event.sequence_id, event.error)

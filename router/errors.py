@@ -16,6 +16,7 @@ RouterError
     ├── HeadersTooLarge      431
     ├── Overloaded           429
     ├── ServerFailure        500
+    │   └── OutOfMemory      500
     ├── Unavailable          503
     └── DeadlinePassed       504
 
@@ -197,6 +198,16 @@ class ServerFailure(RequestError):
     default_code = "internal_error"
 
 
+class OutOfMemory(ServerFailure):
+    """The engine had too little memory for a step with this request: the same request would fail again."""
+
+    default_code = "out_of_memory"
+
+    def headers(self) -> dict[str, str]:
+        """Return what keeps OpenAI's clients from trying again by themselves."""
+        return {"x-should-retry": "false"}
+
+
 class Unavailable(RequestError):
     """The model cannot answer now, though it may soon."""
 
@@ -231,6 +242,14 @@ _ANSWERS: dict[type[BaseException], tuple[type[RequestError], str]] = {
     RouterError: (ServerFailure, "The server is not set up for this request."),
     TimeoutError: (DeadlinePassed, "The request took longer than it may and was stopped."),
 }
+
+
+_OUT_OF_MEMORY = ("out of memory", "outofmemoryerror", "memoryerror", "can't allocate memory", "cannot allocate memory")
+
+
+def tells_of_memory(text: str | None) -> bool:
+    """Return whether an engine's error says that memory ran out; torch has several words for it."""
+    return text is not None and any(words in text.lower() for words in _OUT_OF_MEMORY)
 
 
 def answer_to(error: BaseException) -> RequestError:

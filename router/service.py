@@ -17,15 +17,16 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from cluster.clock import Clock, MonotonicClock
+from cluster.cluster_status import FAILED
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.errors import ContextOverflow, EngineStopped
 from model.tokenizer import Tokenizer
 from router.admission import Admission
 from router.auth import cache_salt
-from router.backend import Backend, Readiness
+from router.backend import STOPPED, Backend, Readiness
 from router.choices import ChatChoice, Choice, TextChoice
 from router.config import Config
-from router.errors import RETRY_AFTER_S, ModelNotFound, Unavailable
+from router.errors import RETRY_AFTER_S, ModelNotFound, Unavailable, tells_of_memory
 from router.generation import Generation, outcome_of
 from router.harmony.conversation import Conversation
 from router.harmony.parse import HarmonyParser
@@ -140,10 +141,10 @@ class InferenceService:
             return tuple(self.tokenizer.encode(text))
         return tuple(await asyncio.to_thread(self.tokenizer.encode, text))
 
-    async def readiness(self) -> Readiness:
-        """Return whether the backend serves; a yes is believed for READINESS_TTL_S."""
+    async def readiness(self, max_age_s: float = READINESS_TTL_S) -> Readiness:
+        """Return whether the backend serves; a yes is believed for `max_age_s`."""
         now_s = self._clock.now_s()
-        if self._readiness is None or not self._readiness[1].is_ready or now_s - self._readiness[0] > READINESS_TTL_S:
+        if self._readiness is None or not self._readiness[1].is_ready or now_s - self._readiness[0] >= max_age_s:
             self._readiness = (now_s, await self._backend.ready())
         return self._readiness[1]
 
@@ -180,8 +181,7 @@ class InferenceService:
         try:
             readiness = await self.readiness()
             if not readiness.is_ready:
-                message = f"The model is not ready: {readiness.stage}, {readiness.progress:.0%}. Try again."
-                raise Unavailable(message, code="not_ready", retry_after_s=RETRY_AFTER_S)
+                raise not_ready(readiness)
             run.fingerprint = readiness.fingerprint or ""
             run.max_context_tokens = await self.max_context_tokens() or LARGEST_CONTEXT_TOKENS
         except BaseException as error:
@@ -264,3 +264,13 @@ class InferenceService:
 
     def _today(self) -> str:
         return self._date or datetime.now(UTC).date().isoformat()
+
+
+def not_ready(readiness: Readiness) -> Unavailable:
+    """Return what a client is told while nothing can be served: a load goes on, or the engine has stopped."""
+    if readiness.stage not in {STOPPED, FAILED}:
+        message = f"The model is not ready: {readiness.stage}, {readiness.progress:.0%}. Try again."
+        return Unavailable(message, code="not_ready", retry_after_s=RETRY_AFTER_S)
+    why = "It ran out of memory. " if tells_of_memory(readiness.detail) else ""
+    message = f"The engine has stopped after failures and takes no requests. {why}The server's log and /ready say more."
+    return Unavailable(message, code="engine_stopped", retry_after_s=RETRY_AFTER_S)

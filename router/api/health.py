@@ -64,7 +64,7 @@ def health_routes(service: InferenceService) -> APIRouter:
 
     @router.get("/ready", **describe("Say whether requests are served, and how far loading is", None, ReadyAnswer))
     async def ready(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
-        readiness = await service.readiness()
+        readiness = await service.readiness(max_age_s=0.0)
         is_trusted = request.scope[IS_TRUSTED]
         answer = _in_full(service.model.name, readiness) if is_trusted else _summary(readiness)
         return json_reply(answer, status=200 if readiness.is_ready else 503)
