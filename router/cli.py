@@ -9,23 +9,27 @@ import typer
 from router.cli_bench import bench
 from router.cli_chat import chat
 from router.cli_convert import convert
-from router.cli_errors import CommandGroup
-from router.cli_models import fetch, inspect, models
+from router.cli_errors import EXIT_CODES, CommandGroup
+from router.cli_models import FETCH_EXAMPLES, fetch, inspect, models
 from router.cli_options import AsJson
-from router.cli_serve import serve
+from router.cli_serve import SERVE_EXAMPLES, serve
 from router.cli_status import status
 
 app = typer.Typer(
     cls=CommandGroup,
     name="expertmesh",
-    help="Serves gpt-oss models with their experts split off from attention.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (serve, chat, status, inspect, fetch, convert):
-    app.command()(command)
+app.command(short_help="Serve a model until Ctrl-C.", epilog=SERVE_EXAMPLES)(serve)
+app.command(short_help="Talk to a running server.")(chat)
+app.command(short_help="Show whether a server is ready, and what it does.")(status)
+app.command(short_help="Show what a checkpoint holds, and whether it is whole.")(inspect)
+app.command(short_help="Download a model into the cache.", epilog=FETCH_EXAMPLES)(fetch)
+app.command(short_help="Write a checkpoint anew, as GGUF or as safetensors.")(convert)
 app.add_typer(models, name="models")
 app.add_typer(bench, name="bench")
 

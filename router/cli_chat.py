@@ -19,20 +19,25 @@ def chat(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     model: Annotated[
-        str | None, typer.Option(help="Which model to talk to.", show_default="the first that the server lists")
+        str | None,
+        typer.Option(metavar="NAME", help="Which model to talk to.", show_default="the first that the server lists"),
     ] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the conversation.")] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What the model is told before the conversation.")
+    ] = None,
     effort: Annotated[
         Literal["low", "medium", "high"] | None,
         typer.Option(help="How long it may reason.", show_default="the server's"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed and question give the same answer.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="NUMBER", help="The same seed and question give the same answer.")
+    ] = None,
 ) -> None:
     """Talk to a running server, of Expertmesh or any other that speaks OpenAI's API.
 
     A line is a message. Ctrl-C stops an answer; /quit or Ctrl-D ends; /help shows the other commands.
 
-    Example: expertmesh chat --url http://127.0.0.1:8000 --effort high
+    Example: `expertmesh chat --url http://127.0.0.1:8000 --effort high`
     """
     from router.chat_lines import line_reader
     from router.chat_session import ChatSession

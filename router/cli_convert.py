@@ -31,8 +31,13 @@ class ConversionRefused(CliError):
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A directory, a GGUF file, `tiny`, or a fetched model.")],
-    target: Annotated[Path, typer.Argument(help="What to write: NAME.gguf, or a directory in Hugging Face's layout.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A directory, a GGUF file, `tiny`, or a fetched model.")
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="What to write: NAME.gguf, or a directory in Hugging Face's layout."),
+    ],
     layout: Annotated[
         LayoutName | None, typer.Option(help="How a directory holds the experts; packed is MXFP4 as published.")
     ] = None,

@@ -1,6 +1,6 @@
 """What ends a command: exit codes, and the one place where expected errors become one line on stderr.
 
-Exit codes: 0 success, 1 failure, 2 wrong usage or config, 130 interrupted.
+`EXIT_CODES` is where they are documented; `expertmesh --help` shows it.
 
 CliError (a RouterError)
 ├── ServerUnreachable     nothing answers at the address
@@ -20,6 +20,15 @@ from router.errors import ConfigInvalid, RouterError
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
+EXIT_CODES = f"""\
+\b
+Exit codes:
+  0    done; of `serve`, also ended by Ctrl-C once it was ready
+  {FAILURE}    it failed, or the answer is no: `status` of a server that is not
+       ready, `inspect` of a checkpoint that is not whole
+  {USAGE}    wrong usage, or a config that cannot be used
+  {INTERRUPTED}  interrupted
+Errors are one line on stderr; --json prints one document on stdout."""
 
 
 class CliError(RouterError):

@@ -20,6 +20,9 @@ class Flag:
     kind: Any
     fields: tuple[str, ...]
     help: str
+    metavar: str
+    default: str
+    """What holds where neither the flag nor the config says it, in words."""
 
     @property
     def parameter(self) -> str:
@@ -37,18 +40,70 @@ FLAGS = (
         str,
         ("model.path",),
         "A directory, a GGUF file, `tiny`, or a fetched model such as openai/gpt-oss-20b.",
+        "MODEL",
+        "tiny",
     ),
-    Flag("served-model-name", str, ("model.served_name",), "Name of the model in the API."),
-    Flag("host", str, ("edge.http.host", "edge.grpc.host"), "Address to listen on; beyond loopback a key is required."),
-    Flag("port", int, ("edge.http.port",), "HTTP port; 0 lets the system choose."),
-    Flag("grpc-port", int, ("edge.grpc.port",), "gRPC port; 0 lets the system choose."),
-    Flag("api-key", list[str], ("edge.auth.api_keys",), "A key that clients must send; may be given several times."),
-    Flag("max-model-len", int, ("model.max_context_tokens",), "Longest prompt plus output, in tokens (vLLM)."),
-    Flag("max-num-seqs", int, ("engine.max_running_sequences",), "Sequences computed at the same time (vLLM)."),
-    Flag("max-num-batched-tokens", int, ("engine.max_step_tokens",), "Token budget of one step (vLLM)."),
-    Flag("block-size", int, ("engine.block_tokens",), "Tokens in one KV block (vLLM)."),
-    Flag("kv-cache-memory-bytes", int, ("engine.kv_cache_bytes",), "Bytes for keys and values (vLLM)."),
-    Flag("max-logprobs", int, ("edge.limits.max_logprobs",), "Largest `top_logprobs` of a request (vLLM)."),
+    Flag("served-model-name", str, ("model.served_name",), "Name of the model in the API.", "NAME", "the model's own"),
+    Flag(
+        "host",
+        str,
+        ("edge.http.host", "edge.grpc.host"),
+        "Address to listen on; beyond this machine a key is required.",
+        "ADDRESS",
+        "127.0.0.1",
+    ),
+    Flag("port", int, ("edge.http.port",), "HTTP port; 0 lets the system choose.", "PORT", "8000"),
+    Flag("grpc-port", int, ("edge.grpc.port",), "gRPC port; 0 lets the system choose.", "PORT", "9000"),
+    Flag(
+        "api-key",
+        list[str],
+        ("edge.auth.api_keys",),
+        "A key that clients must send; may be repeated. EXPERTMESH_API_KEYS=KEY,KEY adds to them and shows in no list "
+        "of processes.",
+        "KEY",
+        "none",
+    ),
+    Flag(
+        "max-model-len",
+        int,
+        ("model.max_context_tokens",),
+        "Longest prompt plus output, in tokens (vLLM's name).",
+        "TOKENS",
+        "the checkpoint's",
+    ),
+    Flag(
+        "max-num-seqs",
+        int,
+        ("engine.max_running_sequences",),
+        "Sequences computed at the same time (vLLM's name).",
+        "NUMBER",
+        "64",
+    ),
+    Flag(
+        "max-num-batched-tokens",
+        int,
+        ("engine.max_step_tokens",),
+        "Token budget of one step (vLLM's name).",
+        "TOKENS",
+        "512",
+    ),
+    Flag("block-size", int, ("engine.block_tokens",), "Tokens in one KV block (vLLM's name).", "TOKENS", "16"),
+    Flag(
+        "kv-cache-memory-bytes",
+        int,
+        ("engine.kv_cache_bytes",),
+        "Memory for keys and values (vLLM's name).",
+        "BYTES",
+        "a share of what is free",
+    ),
+    Flag(
+        "max-logprobs",
+        int,
+        ("edge.limits.max_logprobs",),
+        "Largest `top_logprobs` of a request (vLLM's name).",
+        "NUMBER",
+        "20",
+    ),
 )
 
 
@@ -79,6 +134,6 @@ def with_config_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(flag: Flag) -> inspect.Parameter:
-    option = typer.Option(f"--{flag.name}", help=flag.help, show_default=False)
+    option = typer.Option(f"--{flag.name}", help=flag.help, metavar=flag.metavar, show_default=flag.default)
     annotation = Annotated[flag.kind | None, option]
     return inspect.Parameter(flag.parameter, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

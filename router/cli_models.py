@@ -13,12 +13,23 @@ from router.cli_options import AsJson
 if TYPE_CHECKING:
     from model.checkpoint.inspect import CheckpointReport
 
-models = typer.Typer(help="The models in the cache.", no_args_is_help=True)
+models = typer.Typer(help="List the models in the cache, or remove one.", invoke_without_command=True)
+FETCH_EXAMPLES = """\
+\b
+Examples:
+  expertmesh fetch openai/gpt-oss-20b
+  HF_ENDPOINT=https://mirror.example expertmesh fetch openai/gpt-oss-20b
+HF_TOKEN opens gated models; https_proxy is heeded; EXPERTMESH_CACHE names the
+place. What was fetched is served by `expertmesh serve --model MODEL`."""
 
 
 def inspect(
     checkpoint: Annotated[
-        str, typer.Argument(help="A directory, a GGUF file, `tiny`, or a fetched model such as openai/gpt-oss-20b.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A directory, a GGUF file, `tiny`, or a fetched model such as openai/gpt-oss-20b.",
+        ),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -36,7 +47,7 @@ def inspect(
 
 
 def fetch(
-    model: Annotated[str, typer.Argument(help="A model on the hub, such as openai/gpt-oss-20b.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model on the hub, such as openai/gpt-oss-20b.")],
     revision: Annotated[str, typer.Option(help="A branch, tag or commit of it.")] = "main",
 ) -> None:
     """Download a model into the cache: only what is served, resumed where it broke off, verified."""
@@ -47,6 +58,13 @@ def fetch(
     with FetchBars(Console(stderr=True)) as bars:
         path = fetch_model(model, revision, ModelHub(on_note=bars.note), on_progress=bars.show)
     typer.echo(path)
+
+
+@models.callback()
+def list_unless_told_otherwise(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the models in the cache, or remove one."""
+    if context.invoked_subcommand is None:
+        list_models(as_json)
 
 
 @models.command("list")
@@ -70,7 +88,7 @@ def list_models(as_json: AsJson = False) -> None:
 
 
 @models.command()
-def remove(model: Annotated[str, typer.Argument(help="A model in the cache.")]) -> None:
+def remove(model: Annotated[str, typer.Argument(metavar="MODEL", help="A model in the cache.")]) -> None:
     """Delete a model from the cache."""
     from router.fetched_models import remove_model
 

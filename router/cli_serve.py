@@ -13,24 +13,57 @@ from router.cli_flags import with_config_flags
 if TYPE_CHECKING:
     from router.config import Config
 
+PRESETS = (
+    "tiny",
+    "tiny-collapsed",
+    "tiny-standalone",
+    "gpt-oss-20b-cpu",
+    "gpt-oss-20b-1gpu",
+    "gpt-oss-120b-1gpu",
+    "gpt-oss-120b-4gpu",
+    "gpt-oss-120b-2nodes",
+)
+"""Written out, because reading the configs would make --help slow."""
+SERVE_EXAMPLES = f"""\
+\b
+Presets:
+  {", ".join(PRESETS[:4])},
+  {", ".join(PRESETS[4:])}
+
+\b
+Examples:
+  expertmesh serve
+  expertmesh serve gpt-oss-20b-cpu --port 8080
+  expertmesh serve tiny-standalone --model ./my-checkpoint
+  expertmesh serve --host 0.0.0.0 --api-key "$KEY" --set experts.num_workers=8"""
+
 
 def _serve(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="FILE|PRESET", help="A YAML file, or a preset's name: tiny (the default), tiny-standalone, …"
+            metavar="FILE|PRESET",
+            help="A YAML file, or a preset's name.",
+            show_default="tiny; on macOS tiny-standalone",
         ),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="A.B=VALUE", help="Change one field; may be given several times."),
+        typer.Option(
+            "--set",
+            metavar="A.B=VALUE",
+            help="Change one field of the config; may be repeated. A wrong name lists those that exist.",
+        ),
     ] = None,
     ask: Annotated[
         str | None,
         typer.Option(metavar="QUESTION", help="Ask this once it is ready, say what to type next, keep serving."),
     ] = None,
 ) -> None:
-    """Serve a model until Ctrl-C. It listens on this machine only, unless told otherwise."""
+    """Serve a model until Ctrl-C, by OpenAI's API over HTTP and by gRPC, on this machine only unless told otherwise.
+
+    Flags go before what the file or preset says, and --set before both; defaults are what holds where none says it.
+    """
     from router.platforms import require_platform
 
     config = read_config(source, settings or [])

@@ -1,8 +1,10 @@
 """The command line as a whole: its help, its speed, its flags, and how it fails."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -11,9 +13,10 @@ from typer.testing import CliRunner
 from cluster.errors import QueueFull
 from model.errors import CheckpointMissing
 from router.cli import app
-from router.cli_errors import CommandGroup
+from router.cli_errors import FAILURE, INTERRUPTED, USAGE, CommandGroup
 from router.cli_flags import FLAGS, overrides_of
-from router.config import load_config
+from router.cli_serve import PRESETS
+from router.config import Config, load_config, preset_names
 from router.errors import ConfigInvalid, PlatformRefused
 
 COMMANDS = ("serve", "chat", "status", "inspect", "fetch", "models", "version")
@@ -38,6 +41,38 @@ def test_every_command_has_help(command: str):
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert "Usage:" in result.output
+
+
+def test_the_list_of_commands_is_cut_off_nowhere_and_tells_the_exit_codes():
+    output = runner.invoke(app, ["--help"]).output
+    assert "..." not in output.partition("Commands:")[2]
+    for code in (0, FAILURE, USAGE, INTERRUPTED):
+        assert re.search(rf"^    {code} +\w", output, re.MULTILINE)
+
+
+def test_serve_help_names_the_presets_that_exist_and_defaults_that_hold():
+    assert sorted(PRESETS) == preset_names()
+    output = runner.invoke(app, ["serve", "--help"]).output
+    assert all(preset in output for preset in PRESETS)
+    defaults = Config()
+    for flag in FLAGS:
+        found: object = defaults
+        for name in flag.fields[0].split("."):
+            found = getattr(found, name)
+        is_in_words = found is None or found == []
+        assert is_in_words or str(found) == flag.default, flag.name
+
+
+def test_arguments_are_named_in_capitals():
+    for command in ("inspect", "fetch", "convert", "models remove"):
+        output = runner.invoke(app, [*command.split(), "--help"]).output
+        assert not re.search(r"\{[a-z]+\}", output), command
+
+
+def test_models_alone_lists_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("EXPERTMESH_CACHE", str(tmp_path))
+    assert runner.invoke(app, ["models"]).output == runner.invoke(app, ["models", "list"]).output
+    assert runner.invoke(app, ["models", "--json"]).output == "[]\n"
 
 
 def test_help_imports_nothing_heavy():
