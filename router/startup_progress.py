@@ -34,12 +34,18 @@ class RoleProgress:
         return f"{self.stage}, {self.counts}" if self.counts else self.stage
 
 
-def role_rows(components: Iterable[ComponentProgress], expected: Mapping[str, int]) -> list[RoleProgress]:
-    """Return a row for each role that has parts, or of which `expected` names how many there will be."""
-    parts: dict[str, list[ComponentProgress]] = {role: [] for role, number in expected.items() if number}
+def parts_by_role(components: Iterable[ComponentProgress]) -> dict[str, list[ComponentProgress]]:
+    """Return the parts of each role; one that is alone is a role of its own."""
+    parts: dict[str, list[ComponentProgress]] = {}
     for component in components:
         parts.setdefault(component.role or component.name, []).append(component)
-    return [_row(role, found, max(expected.get(role, 1), len(found))) for role, found in parts.items()]
+    return parts
+
+
+def role_rows(parts: Mapping[str, Sequence[ComponentProgress]], expected: Mapping[str, int]) -> list[RoleProgress]:
+    """Return a row for each role that has parts, or of which `expected` names how many there will be."""
+    roles = dict.fromkeys([*(role for role, number in expected.items() if number), *parts])
+    return [_row(role, parts.get(role, ()), max(expected.get(role, 1), len(parts.get(role, ())))) for role in roles]
 
 
 def seconds_left(fraction: float, first_fraction: float, elapsed_s: float) -> float | None:

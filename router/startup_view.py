@@ -11,7 +11,7 @@ from cluster.clock import MonotonicClock
 from router.auth import is_loopback
 from router.backend import ComponentProgress, Readiness
 from router.config import Config
-from router.startup_progress import RoleProgress, TimeLeft, role_rows, time_left_text
+from router.startup_progress import RoleProgress, TimeLeft, parts_by_role, role_rows, time_left_text
 
 LINE_INTERVAL_S = 10.0
 """How often a stage that goes on is told where there are no bars."""
@@ -36,6 +36,7 @@ class StartupView:
             console=console,
             transient=True,
         )
+        self._parts: dict[str, list[ComponentProgress]] = {}
         self._tasks: dict[str, TaskID] = {}
         self._lines: dict[str, tuple[float, str]] = {}
         self._stages: dict[str, str] = {}
@@ -54,9 +55,10 @@ class StartupView:
             self._progress.stop()
 
     def show(self, components: Iterable[ComponentProgress]) -> None:
-        """Show how far the parts have come."""
+        """Show how far the parts have come; of a role that is not spoken of, the last that was said holds."""
         now_s = self._clock.now_s()
-        for row in role_rows(components, self._expected):
+        self._parts |= parts_by_role(components)
+        for row in role_rows(self._parts, self._expected):
             left = time_left_text(self._time_left.estimate_s(row, now_s))
             if self._console.is_terminal:
                 self._show_bar(row, left)

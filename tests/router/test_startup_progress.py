@@ -7,7 +7,7 @@ from rich.console import Console
 
 from router.backend import ComponentProgress, Readiness
 from router.config import load_config
-from router.startup_progress import RoleProgress, TimeLeft, role_rows, seconds_left, time_left_text
+from router.startup_progress import RoleProgress, TimeLeft, parts_by_role, role_rows, seconds_left, time_left_text
 from router.startup_view import StartupView, print_summary
 
 EXPECTED = {"worker": 4, "attention": 1}
@@ -18,23 +18,23 @@ OPENING = ComponentProgress("attention-a", "opening the checkpoint", 0.0, role="
 
 def test_parts_of_a_role_share_a_row_and_those_to_come_have_one_too():
     """One worker loaded, one half way, two not there: 1.5 of 4. Attention counts nothing yet."""
-    assert role_rows([LOADED, LOADING], EXPECTED) == [
+    assert role_rows(parts_by_role([LOADED, LOADING]), EXPECTED) == [
         RoleProgress("experts", "loading experts", 0.375, "8 of 16; 1 of 4 workers ready"),
         RoleProgress("attention", "starting", None),
     ]
-    (_, attention) = role_rows([LOADED, OPENING], EXPECTED)
+    (_, attention) = role_rows(parts_by_role([LOADED, OPENING]), EXPECTED)
     assert (attention.text, attention.fraction) == ("opening the checkpoint", None)
 
 
 def test_a_role_is_done_when_all_its_parts_are():
     workers = [ComponentProgress(f"worker-{place}", "ready", 1.0, is_ready=True, role="worker") for place in range(4)]
-    (three, *_), (four, *_) = role_rows(workers[:3], EXPECTED), role_rows(workers, EXPECTED)
+    (three, *_), (four, *_) = (role_rows({"worker": workers[:end]}, EXPECTED) for end in (3, 4))
     assert not three.is_done
     assert (four.is_done, four.fraction, four.text) == (True, 1.0, "ready, all 4 workers")
 
 
 def test_a_role_without_parts_is_not_shown():
-    assert [row.label for row in role_rows([OPENING], {"worker": 0, "attention": 1})] == ["attention"]
+    assert [row.label for row in role_rows(parts_by_role([OPENING]), {"worker": 0, "attention": 1})] == ["attention"]
 
 
 def test_the_time_left_follows_the_pace_of_the_stage():
@@ -59,6 +59,21 @@ def test_without_a_terminal_each_change_of_a_stage_is_one_plain_line():
     assert lines[:2] == ["experts: loading experts, 1 of 4 workers ready", "attention: opening the checkpoint"]
     assert len(lines) == 3
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_role_that_nobody_speaks_of_stays_as_it_was():
+    """Ray Serve and HTTP are told of alone, and a part that is busy misses a report."""
+    out = io.StringIO()
+    with StartupView(Console(file=out), EXPECTED) as view:
+        view.show([LOADED, OPENING])
+        view.show([ComponentProgress("HTTP", "waiting for its first answer", 0.0)])
+        view.show([LOADED])
+    lines = out.getvalue().splitlines()
+    assert lines == [
+        "experts: starting, 1 of 4 workers ready",
+        "attention: opening the checkpoint",
+        "HTTP: waiting for its first answer",
+    ]
 
 
 def test_in_a_terminal_bars_are_coloured_from_the_start():
