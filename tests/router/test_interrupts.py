@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.warden import Run, processes_of
 from tests.e2e.served import free_port, is_port_free
 
 SAID = "Stopping. Ctrl-C again ends it at once."
@@ -111,3 +112,32 @@ def test_a_start_that_is_interrupted_while_kernels_are_compiled_leaves_nothing(t
     assert log.read_text(encoding="utf-8").splitlines()[-1] == SAID
     assert is_port_free(ports)
     assert not list((tmp_path / "cache").glob("kernels/tmp*"))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_start_on_ray_that_is_interrupted_leaves_nothing(tmp_path: Path, times: int):
+    """Ray's processes have files of the run's directory open, or its id in their environment; both are gone."""
+    ports = free_port(), free_port()
+    root = Path(f"/tmp/ei{os.getpid() % 100_000}")  # short, for the sake of sockets
+    root.mkdir()
+    log = tmp_path / "log"
+    flags = ["--port", str(ports[0]), "--grpc-port", str(ports[1])]
+    with started(["-m", "router.cli", "serve", "tiny", *flags], log, TMPDIR=str(root), RAY_ADDRESS="") as process:
+        wait_for(log, "Ray Serve: starting", 120)
+        (run_dir,) = root.glob("expertmesh-*")
+        run = Run("no mark", str(run_dir), frozenset())
+        assert list(processes_of(run))
+        process.send_signal(signal.SIGINT)
+        wait_for(log, SAID, 20)
+        for _ in range(times - 1):
+            process.send_signal(signal.SIGINT)
+        assert process.wait(40) in {130, -signal.SIGINT}
+        deadline_s = time.monotonic() + 20
+        while list(processes_of(run)) or list(root.iterdir()):
+            assert time.monotonic() < deadline_s, [run_dir, list(processes_of(run))]
+            time.sleep(0.2)
+    root.rmdir()
+    assert is_port_free(ports)
