@@ -40,6 +40,7 @@ def _encode_event(event: TokenEvent) -> pb.TokenEvent:
         finish_reason=_REASON_TO_WIRE[event.finish_reason],
         error=event.error,
         num_cached=event.num_cached,
+        queued_s=event.queued_s,
     )
     if event.logprobs:
         message.logprobs.extend(_encode_logprob(logprob) for logprob in event.logprobs)
@@ -71,6 +72,7 @@ def _decode_event(message: pb.TokenEvent) -> TokenEvent:
         stop_reason=_decode_stop_reason(message),
         error=message.error if message.HasField("error") else None,
         num_cached=message.num_cached,
+        queued_s=message.queued_s,
     )
 
 

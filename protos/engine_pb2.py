@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/engine.proto\x12\x14\x65xpertmesh.engine.v1\"{\n\x0b\x45\x64geMessage\x12.\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x1c.expertmesh.engine.v1.AttachH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.expertmesh.engine.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"\xab\x01\n\rEngineMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.expertmesh.engine.v1.WelcomeH\x00\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1a.expertmesh.engine.v1.StepH\x00\x12\x34\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.expertmesh.engine.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"+\n\x06\x41ttach\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07\x65\x64ge_id\x18\x02 \x01(\t\"2\n\x07Welcome\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x0b\n\tHeartbeat\"8\n\x04Step\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .expertmesh.engine.v1.TokenEvent\"\xc7\x02\n\nTokenEvent\x12\x13\n\x0bsequence_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x34\n\x08logprobs\x18\x05 \x03(\x0b\x32\".expertmesh.engine.v1.TokenLogprob\x12\x0f\n\x07\x64igests\x18\x06 \x03(\t\x12\x39\n\rfinish_reason\x18\x07 \x01(\x0e\x32\".expertmesh.engine.v1.FinishReason\x12\x17\n\rstop_token_id\x18\x08 \x01(\rH\x00\x12\x15\n\x0bstop_string\x18\t \x01(\tH\x00\x12\x12\n\x05\x65rror\x18\n \x01(\tH\x01\x88\x01\x01\x12\x12\n\nnum_cached\x18\x0b \x01(\rB\r\n\x0bstop_reasonB\x08\n\x06_error\"X\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x01*\xb0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x12\x1d\n\x19\x46INISH_REASON_UNAVAILABLE\x10\x05\x32\x61\n\x0bTokenStream\x12R\n\x04Join\x12!.expertmesh.engine.v1.EdgeMessage\x1a#.expertmesh.engine.v1.EngineMessage(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/engine.proto\x12\x14\x65xpertmesh.engine.v1\"{\n\x0b\x45\x64geMessage\x12.\n\x06\x61ttach\x18\x01 \x01(\x0b\x32\x1c.expertmesh.engine.v1.AttachH\x00\x12\x34\n\theartbeat\x18\x02 \x01(\x0b\x32\x1f.expertmesh.engine.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"\xab\x01\n\rEngineMessage\x12\x30\n\x07welcome\x18\x01 \x01(\x0b\x32\x1d.expertmesh.engine.v1.WelcomeH\x00\x12*\n\x04step\x18\x02 \x01(\x0b\x32\x1a.expertmesh.engine.v1.StepH\x00\x12\x34\n\theartbeat\x18\x03 \x01(\x0b\x32\x1f.expertmesh.engine.v1.HeartbeatH\x00\x42\x06\n\x04\x62ody\"+\n\x06\x41ttach\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07\x65\x64ge_id\x18\x02 \x01(\t\"2\n\x07Welcome\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\"\x0b\n\tHeartbeat\"8\n\x04Step\x12\x30\n\x06\x65vents\x18\x01 \x03(\x0b\x32 .expertmesh.engine.v1.TokenEvent\"\xd9\x02\n\nTokenEvent\x12\x13\n\x0bsequence_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\r\n\x05index\x18\x03 \x01(\r\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x34\n\x08logprobs\x18\x05 \x03(\x0b\x32\".expertmesh.engine.v1.TokenLogprob\x12\x0f\n\x07\x64igests\x18\x06 \x03(\t\x12\x39\n\rfinish_reason\x18\x07 \x01(\x0e\x32\".expertmesh.engine.v1.FinishReason\x12\x17\n\rstop_token_id\x18\x08 \x01(\rH\x00\x12\x15\n\x0bstop_string\x18\t \x01(\tH\x00\x12\x12\n\x05\x65rror\x18\n \x01(\tH\x01\x88\x01\x01\x12\x12\n\nnum_cached\x18\x0b \x01(\r\x12\x10\n\x08queued_s\x18\x0c \x01(\x01\x42\r\n\x0bstop_reasonB\x08\n\x06_error\"X\n\x0cTokenLogprob\x12\x10\n\x08token_id\x18\x01 \x01(\r\x12\x0f\n\x07logprob\x18\x02 \x01(\x01\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x14\n\x0ctop_logprobs\x18\x04 \x03(\x01*\xb0\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x17\n\x13\x46INISH_REASON_ABORT\x10\x03\x12\x17\n\x13\x46INISH_REASON_ERROR\x10\x04\x12\x1d\n\x19\x46INISH_REASON_UNAVAILABLE\x10\x05\x32\x61\n\x0bTokenStream\x12R\n\x04Join\x12!.expertmesh.engine.v1.EdgeMessage\x1a#.expertmesh.engine.v1.EngineMessage(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.engine_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=933
-  _globals['_FINISHREASON']._serialized_end=1109
+  _globals['_FINISHREASON']._serialized_start=951
+  _globals['_FINISHREASON']._serialized_end=1127
   _globals['_EDGEMESSAGE']._serialized_start=45
   _globals['_EDGEMESSAGE']._serialized_end=168
   _globals['_ENGINEMESSAGE']._serialized_start=171
@@ -46,9 +46,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEP']._serialized_start=454
   _globals['_STEP']._serialized_end=510
   _globals['_TOKENEVENT']._serialized_start=513
-  _globals['_TOKENEVENT']._serialized_end=840
-  _globals['_TOKENLOGPROB']._serialized_start=842
-  _globals['_TOKENLOGPROB']._serialized_end=930
-  _globals['_TOKENSTREAM']._serialized_start=1111
-  _globals['_TOKENSTREAM']._serialized_end=1208
+  _globals['_TOKENEVENT']._serialized_end=858
+  _globals['_TOKENLOGPROB']._serialized_start=860
+  _globals['_TOKENLOGPROB']._serialized_end=948
+  _globals['_TOKENSTREAM']._serialized_start=1129
+  _globals['_TOKENSTREAM']._serialized_end=1226
 # @@protoc_insertion_point(module_scope)

@@ -67,7 +67,7 @@ class Step(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[TokenEvent, _Mapping]]] = ...) -> None: ...
 
 class TokenEvent(_message.Message):
-    __slots__ = ("sequence_id", "attempt", "index", "token_ids", "logprobs", "digests", "finish_reason", "stop_token_id", "stop_string", "error", "num_cached")
+    __slots__ = ("sequence_id", "attempt", "index", "token_ids", "logprobs", "digests", "finish_reason", "stop_token_id", "stop_string", "error", "num_cached", "queued_s")
     SEQUENCE_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
@@ -79,6 +79,7 @@ class TokenEvent(_message.Message):
     STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_S_FIELD_NUMBER: _ClassVar[int]
     sequence_id: str
     attempt: int
     index: int
@@ -90,7 +91,8 @@ class TokenEvent(_message.Message):
     stop_string: str
     error: str
     num_cached: int
-    def __init__(self, sequence_id: _Optional[str] = ..., attempt: _Optional[int] = ..., index: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., digests: _Optional[_Iterable[str]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., stop_string: _Optional[str] = ..., error: _Optional[str] = ..., num_cached: _Optional[int] = ...) -> None: ...
+    queued_s: float
+    def __init__(self, sequence_id: _Optional[str] = ..., attempt: _Optional[int] = ..., index: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., digests: _Optional[_Iterable[str]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., stop_token_id: _Optional[int] = ..., stop_string: _Optional[str] = ..., error: _Optional[str] = ..., num_cached: _Optional[int] = ..., queued_s: _Optional[float] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token_id", "logprob", "top_ids", "top_logprobs")

@@ -34,6 +34,9 @@ class Metrics:
         self._first_token = self._histogram(
             "time_to_first_token_seconds", "From a request's arrival to its first token", _FIRST_TOKEN_S
         )
+        self._queue = self._histogram(
+            "queue_seconds", "From a prompt's arrival at an engine to the step that it first ran in", _FIRST_TOKEN_S
+        )
         self._between = self._histogram(
             "inter_token_seconds", "Between two tokens of one sequence, as the edge receives them", _BETWEEN_TOKENS_S
         )
@@ -79,6 +82,10 @@ class Metrics:
     def observe_first_token(self, seconds: float) -> None:
         """Count a first token."""
         self._first_token.observe(seconds)
+
+    def observe_queue(self, seconds: float) -> None:
+        """Count how long a prompt waited at its engine."""
+        self._queue.observe(seconds)
 
     def observe_between_tokens(self, seconds: float) -> None:
         """Count the wait for another token."""

@@ -46,6 +46,7 @@ class Run:
         num_tokens = self._uncounted_prompts.pop(choice * self._num_prompts // len(self._choices), None)
         if num_tokens is not None:
             self._metrics.count_prompt(num_tokens, event.num_cached)
+            self._metrics.observe_queue(event.queued_s)
 
     def usage(self) -> Usage:
         """Return the tokens so far."""

@@ -52,11 +52,13 @@ class Engine:
         self._num_arrivals = 0
         self._num_tokens = 0
         self._num_preemptions = 0
+        self._now_s = 0.0
         self._num_steps = 0
         self._num_failed_steps = 0
 
     def on(self, event: Event, now_s: float) -> list[Action]:
         """Take one event; return what is to be done because of it."""
+        self._now_s = now_s
         match event:
             case Admit(request):
                 events = self._admit(request, now_s)
@@ -180,6 +182,7 @@ class Engine:
             finish_reason=ending.finish_reason if ending else None,
             stop_reason=ending.stop_reason if ending else None,
             num_cached=sequence.num_cached,
+            queued_s=sequence.queued_s,
         )
 
     def _end(self, live: _Live, ending: Ending | None = None, error: str | None = None) -> TokenEvent:
@@ -241,6 +244,7 @@ class Engine:
             sequence.num_computed = num_cached_blocks * self.limits.geometry.block_tokens
             if sequence.num_preemptions == 0:
                 sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
+                sequence.queued_s = self._now_s - self._live[sequence.request.sequence_id].since_s
             insort(self._running, sequence, key=_rank)
         for chunk in step.chunks:
             self._blocks.grow(chunk.sequence.arrival, chunk.stop)

@@ -59,6 +59,8 @@ class TokenEvent:
     error: str | None = None
     num_cached: int = 0
     """Prompt tokens that were not computed because their keys and values were there already."""
+    queued_s: float = field(default=0.0, compare=False)
+    """Seconds that the sequence waited inside the engine before it first ran; no part of what it was given."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +76,8 @@ class Sequence:
     num_cached: int = 0
     """Tokens that were found computed when the sequence first ran."""
     num_preemptions: int = 0
+    queued_s: float = 0.0
+    """Seconds from its arrival to the step that it first ran in."""
 
     def __post_init__(self) -> None:
         self.token_ids = list(self.request.prompt_ids)

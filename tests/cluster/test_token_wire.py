@@ -44,3 +44,9 @@ def test_a_token_costs_a_few_bytes() -> None:
     """64 streams of one token each: the ids of the sequences are most of the message."""
     step = [TokenEvent(f"chatcmpl-{index:024d}", 0, 1000, (199_999,)) for index in range(64)]
     assert len(encode_step(step).SerializeToString()) < 64 * 56
+
+
+def test_the_wait_in_the_queue_crosses_the_wire_too() -> None:
+    """It is no part of what makes two events equal, so that it is looked at by itself."""
+    (event,) = over_the_wire([TokenEvent("waited", 0, 0, (1,), queued_s=0.1 + 1e-17)])
+    assert event.queued_s == 0.1 + 1e-17

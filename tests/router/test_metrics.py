@@ -198,6 +198,13 @@ def test_calls_over_grpc_are_counted_alike() -> None:
     )
 
 
+def test_the_wait_in_the_engines_queue_is_observed_once_for_each_prompt() -> None:
+    client = AsgiClient(HandBackend(answer("A"), queued_s=0.75))
+    client.chat(n=2)
+    text = exposition(client.service)
+    assert (value(text, "queue_seconds_count"), value(text, "queue_seconds_sum")) == (1, 0.75)
+
+
 def lint(text: str) -> list[str]:
     """Return what `promtool check metrics` would complain of."""
     found: list[str] = []
@@ -224,7 +231,7 @@ def test_the_exposition_is_as_promtool_wants_it() -> None:
     text = client.request("GET", "/metrics").text
     assert lint(text) == []
     histograms = {family.name for family in text_string_to_metric_families(text) if family.type == "histogram"}
-    waits = ("time_to_first_token", "inter_token", "request")
+    waits = ("time_to_first_token", "inter_token", "queue", "request")
     assert {f"expertmesh_{name}_seconds" for name in waits} <= histograms
 
 

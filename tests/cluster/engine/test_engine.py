@@ -38,6 +38,21 @@ def test_sequences_join_and_leave_between_steps() -> None:
     assert driver.tokens("c") == hand_continuation(list(range(20)), 3)
 
 
+def test_the_wait_until_a_sequence_first_runs_is_told_and_a_preemption_does_not_begin_it_anew() -> None:
+    """One at a time: b comes at 10 s while a runs, and starts when a has ended, at 12.5 s."""
+    driver = Driver(hand_limits(max_running=1))
+    driver.admit(request("a", [1], max_tokens=2))
+    driver.now_s = 10.0
+    driver.admit(request("b", [2], max_tokens=2))
+    driver.step()
+    driver.now_s = 12.5
+    driver.step()
+    driver.now_s = 20.0
+    driver.finish()
+    waits = {event.sequence_id: event.queued_s for event in driver.events}
+    assert waits == {"a": 0.0, "b": 2.5}
+
+
 def test_an_admission_waits_for_the_step_under_way() -> None:
     driver = Driver()
     driver.admit(request("a", [1], max_tokens=3), request("b", [2], max_tokens=3))

@@ -36,6 +36,7 @@ class HandBackend:
     """Before each event."""
     tokens_per_event: int = 1
     num_cached: int = 0
+    queued_s: float = 0.0
     readiness: Readiness = READY
     requests: list[SequenceRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -91,6 +92,7 @@ class HandBackend:
                     finish_reason=reason,
                     stop_reason=some[-1] if reason is FinishReason.STOP else None,
                     num_cached=self.num_cached,
+                    queued_s=self.queued_s,
                 )
             )
         return events
