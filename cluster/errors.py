@@ -10,7 +10,10 @@ ClusterError
 │   ├── WrongEpoch           a worker lacks an expert that was asked of it
 │   ├── HandshakeRefused     secret, model or numerics fingerprint do not agree
 │   └── FrameError           bytes on an expert stream that are no frame
-└── PlacementError           experts cannot be placed on the workers that are there
+├── PlacementError           experts cannot be placed on the workers that are there
+└── BenchError               a benchmark cannot be run
+    ├── PeerAbsent           the program to compare with is not installed
+    └── PeerFailed           a program that is measured refused or ended
 """
 
 
@@ -56,3 +59,15 @@ class FrameError(ExpertError):
 
 class PlacementError(ClusterError):
     """Experts cannot be placed on the workers that are there."""
+
+
+class BenchError(ClusterError):
+    """A benchmark cannot be run as it was asked for."""
+
+
+class PeerAbsent(BenchError):
+    """The program to compare with is not installed; the message says how to install it."""
+
+
+class PeerFailed(BenchError):
+    """A program that is measured refused an order, or ended; the message is its own."""

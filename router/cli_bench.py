@@ -1,5 +1,6 @@
 """Commands that measure: kernels and engine beside this machine's own limits."""
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from cluster.bench.engine import EngineWork
     from cluster.bench.roofline import Roofline
     from cluster.bench.rows import BenchRow
     from model.load import LoadProgress
@@ -45,33 +47,76 @@ def engine(  # noqa: PLR0913, PLR0917 - each is an option of the command
     batch: Annotated[list[int] | None, typer.Option(help="Sequences decoded together; may be repeated.")] = None,
     prompt: Annotated[list[int] | None, typer.Option(help="Prompt tokens; may be repeated; 0 for none.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Decode steps that are timed.")] = 32,
+    mode: Annotated[list[str] | None, typer.Option(help="Numerics mode; with --against it may be repeated.")] = None,
     dense: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Dense weights in memory.")] = "bfloat16",
+    against: Annotated[
+        Literal["llama.cpp", "transformers"] | None, typer.Option(help="Measure this program too, turn by turn.")
+    ] = None,
+    peer_python: Annotated[Path | None, typer.Option(help="The Python of the environment that has it.")] = None,
+    peer_dtype: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="What transformers computes in.")
+    ] = "float32",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each program.")] = 5,
+    models: Annotated[Path | None, typer.Option(help="Folder to keep the model files of --against in.")] = None,
     out: Out = None,
     allow_torch: AllowTorch = False,
 ) -> None:
-    """Time the engine without a server: decode at several batch sizes, prefill at several lengths, load, memory."""
-    from cluster.bench.engine import EngineBench, EngineWork
-    from cluster.bench.geometry import open_geometry
+    """Time the engine without a server: decode at several batch sizes, prefill at several lengths, load, memory.
+
+    With --against, another program does the same work with the same weights.
+    """
+    console = Console(stderr=True)
+    prompts = [512] if prompt is None else [number for number in prompt if number > 0]
+    numerics = [{"mode": each, "dense_weights": dense} for each in mode or ["precise"]]
+    roof = _prepare(threads, allow_torch, console)
+    if against is None:
+        work = _engine_work(geometry, numerics[0], batch or [1, 4, 8, 16], prompts, steps)
+        _time_engine(work, layers, roof, out, console)
+        return
+    from cluster.bench.against import Against, AgainstWork, Peer
+    from cluster.bench.model_files import ModelFiles
+
+    options = {"dtype": peer_dtype} if against == "transformers" else {}
+    peer = Peer(against, peer_python, options)
+    contest = AgainstWork(peer, numerics, batch or [1, 8], prompts, steps, rounds, threads)
+    with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as scratch, console.status("Comparing") as status:
+        files = ModelFiles(models or Path(scratch), geometry, layers, status.update)
+        comparison = Against(contest, files, status.update)
+        comparison.run()
+    title = f"Engine against {against}, {geometry}, {files.config.num_layers} layers"
+    _tell(title, comparison.rows(roof), roof, out, console)
+
+
+def _engine_work(
+    geometry: str, numerics: dict[str, str], batches: list[int], prompts: list[int], steps: int
+) -> "EngineWork":
+    from cluster.bench.engine import EngineWork
     from cluster.config import AttentionSection, EngineSection, ModelSection, NumericsSection
     from cluster.standalone import StandaloneSections
+    from model.kernels.threads import num_threads
 
-    console = Console(stderr=True)
-    roof = _prepare(threads, allow_torch, console)
-    weights = open_geometry(geometry, layers)
-    prompts = [512] if prompt is None else [number for number in prompt if number > 0]
-    batches = batch or [1, 4, 8, 16]
-    context = min(weights.config.max_positions, max([*prompts, steps + 256]) + 128)
+    try:
+        numerics_section = NumericsSection.model_validate(numerics)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--mode") from error
     sections = StandaloneSections(
-        ModelSection(max_context_tokens=context),
-        NumericsSection(dense_weights=dense),
+        ModelSection(max_context_tokens=max([*prompts, steps + 256]) + 128),
+        numerics_section,
         EngineSection(max_running_sequences=max(batches)),
-        AttentionSection(num_threads=threads),
+        AttentionSection(num_threads=num_threads()),
     )
-    work = EngineWork(geometry, batches, prompts, steps, sections=sections)
+    return EngineWork(geometry, batches, prompts, steps, sections=sections)
+
+
+def _time_engine(work: "EngineWork", layers: int | None, roof: "Roofline", out: Path | None, console: Console) -> None:
+    from cluster.bench.engine import EngineBench
+    from cluster.bench.geometry import open_geometry
+
+    weights = open_geometry(work.geometry, layers)
     with _Loading(console) as loading:
         measured = EngineBench(weights, work, loading.show)
     with measured:
-        _tell(f"Engine, {geometry}, {weights.config.num_layers} layers", measured.rows(roof), roof, out, console)
+        _tell(f"Engine, {work.geometry}, {weights.config.num_layers} layers", measured.rows(roof), roof, out, console)
 
 
 def _prepare(threads: int, allow_torch: bool, console: Console) -> "Roofline":
@@ -104,11 +149,12 @@ def _tell(title: str, rows: "Iterable[BenchRow]", roof: "Roofline", out: Path | 
         for row in rows:
             done.append(row)
             typer.echo(row.to_json(machine))
-    table = Table("", "median", "p99", "tokens/s", "of the limit")
+    table = Table("", "median", "p99", "tokens/s", "of the limit", "ratio", "peak GB")
     for row in done:
         share = "" if row.roofline_share is None else f"{100 * row.roofline_share:.0f} % of {row.bound}"
         times = (f"{seconds * 1e3:.2f} ms" for seconds in (row.timing.median_s, row.timing.p99_s))
-        table.add_row(label(row), *times, str(row.facts.get("tokens_per_s", "")), share)
+        rest = (str(row.facts.get(key, "")) for key in ("ratio", "peak_gb"))
+        table.add_row(label(row), *times, str(row.facts.get("tokens_per_s", "")), share, *rest)
     console.print(table)
     if out is not None:
         with out.open("a", encoding="utf-8") as file:

@@ -8,6 +8,7 @@ from cluster.bench.rows import BenchRow
 WIDTH, LABEL_WIDTH, BAR_HEIGHT, GAP = 900, 360, 18, 8
 _BAR_WIDTH = WIDTH - LABEL_WIDTH - 150
 _SIZES = ("rows", "batch", "prompt", "context")
+_NAMES = ("program",)
 _COLOURS = {"memory": "#4c78a8", "compute": "#e08214", "": "#999999"}
 
 
@@ -30,7 +31,8 @@ def chart(title: str, rows: Sequence[BenchRow]) -> str:
 def label(row: BenchRow) -> str:
     """Return what was measured, with what tells it from its neighbours."""
     sizes = (f"{key} {value}" for key, value in row.facts.items() if key in _SIZES)
-    return ", ".join([str(row.facts.get("op", row.name)), *sizes])
+    names = (str(row.facts[key]) for key in _NAMES if key in row.facts)
+    return ", ".join([str(row.facts.get("op", row.name)), *sizes, *names])
 
 
 def _bar(row: BenchRow, y: int) -> str:

@@ -2,14 +2,13 @@
 
 import itertools
 import queue
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from cluster.bench.peers.talk import WARM_UP_STEPS, peak_bytes
 from cluster.bench.roofline import Roofline
 from cluster.bench.rows import BenchRow, Timing, Value, roofline_share
 from cluster.config import AttentionSection, EngineSection, ModelSection, NumericsSection
@@ -23,7 +22,6 @@ from model.sizes import part_bytes
 
 STEP_TIMEOUT_S = 600.0
 DECODE_PROMPT_TOKENS = 64
-WARM_UP_STEPS = 3
 _SEED = 20
 _KV_BYTES_PER_VALUE = 2
 
@@ -39,6 +37,9 @@ class EngineWork:
     """Decode steps that are timed."""
     num_repeats: int = 5
     """Prompts of each length that are timed."""
+    num_prompt: int = DECODE_PROMPT_TOKENS
+    """Prompt tokens of each decoding sequence."""
+    temperature: float = 1.0
     sections: StandaloneSections = field(
         default_factory=lambda: StandaloneSections(
             ModelSection(), NumericsSection(), EngineSection(), AttentionSection()
@@ -81,16 +82,36 @@ class EngineBench:
             if num_tokens < self._standalone.engine.limits.max_context_tokens:
                 yield self._prefill_row(num_tokens, roof)
 
+    def decode(self, batch: int) -> list[float]:
+        """Return the seconds of each timed step while `batch` sequences run and nothing else happens."""
+        num_steps = self._work.num_steps + 2 * WARM_UP_STEPS + batch
+        names = {self._admit(self._work.num_prompt, num_steps) for _ in range(batch)}
+        full_at_s: list[float] = []
+        while names:
+            at_s, events = self._steps.get(timeout=STEP_TIMEOUT_S)
+            if len(events) == batch and all(event.finish_reason is None for event in events):
+                full_at_s.append(at_s)
+            names -= {event.sequence_id for event in events if event.finish_reason is not None}
+        timed = full_at_s[WARM_UP_STEPS : WARM_UP_STEPS + self._work.num_steps + 1]
+        return [later - earlier for earlier, later in itertools.pairwise(timed)]
+
+    def prefill(self, num_tokens: int) -> float:
+        """Return the seconds from a prompt to its first token."""
+        started_s = time.perf_counter()
+        self._admit(num_tokens, 1)
+        at_s, _ = self._steps.get(timeout=STEP_TIMEOUT_S)
+        return at_s - started_s
+
     def _decode_row(self, batch: int, roof: Roofline) -> BenchRow:
-        durations_s = self._decode(batch)
+        durations_s = self.decode(batch)
         timing = Timing(tuple(durations_s))
-        num_bytes, num_flops = decode_work(self._config, batch, DECODE_PROMPT_TOKENS + self._work.num_steps // 2)
+        num_bytes, num_flops = decode_work(self._config, batch, self._work.num_prompt + self._work.num_steps // 2)
         share, bound = roofline_share(num_bytes, num_flops, timing.median_s, roof)
         facts = self._facts(batch=batch, tokens_per_s=round(batch / timing.median_s, 2), bytes=int(num_bytes))
         return BenchRow("decode", facts, timing, share, bound)
 
     def _prefill_row(self, num_tokens: int, roof: Roofline) -> BenchRow:
-        durations_s = [self._prefill(num_tokens) for _ in range(self._work.num_repeats + 1)][1:]
+        durations_s = [self.prefill(num_tokens) for _ in range(self._work.num_repeats + 1)][1:]
         timing = Timing(tuple(durations_s))
         num_bytes, num_flops = prefill_work(self._config, num_tokens)
         share, bound = roofline_share(num_bytes, num_flops, timing.median_s, roof)
@@ -109,31 +130,13 @@ class EngineBench:
             "peak_gb": round(peak_bytes() / 1e9, 2),
         }
 
-    def _decode(self, batch: int) -> list[float]:
-        """Return how long each step takes while `batch` sequences run and nothing else happens."""
-        num_steps = self._work.num_steps + 2 * WARM_UP_STEPS + batch
-        names = {self._admit(DECODE_PROMPT_TOKENS, num_steps) for _ in range(batch)}
-        full_at_s: list[float] = []
-        while names:
-            at_s, events = self._steps.get(timeout=STEP_TIMEOUT_S)
-            if len(events) == batch and all(event.finish_reason is None for event in events):
-                full_at_s.append(at_s)
-            names -= {event.sequence_id for event in events if event.finish_reason is not None}
-        timed = full_at_s[WARM_UP_STEPS : WARM_UP_STEPS + self._work.num_steps + 1]
-        return [later - earlier for earlier, later in itertools.pairwise(timed)]
-
-    def _prefill(self, num_tokens: int) -> float:
-        """Return how long a prompt takes to its first token."""
-        started_s = time.perf_counter()
-        self._admit(num_tokens, 1)
-        at_s, _ = self._steps.get(timeout=STEP_TIMEOUT_S)
-        return at_s - started_s
-
     def _admit(self, num_prompt: int, num_output: int) -> str:
         self._num_requests += 1
         name = f"bench-{self._num_requests}"
         prompt = tuple(self._random.integers(0, self._config.vocab_size, num_prompt).tolist())
-        params = SamplingParams(max_tokens=num_output, seed=self._num_requests, ignore_eos=True)
+        params = SamplingParams(
+            max_tokens=num_output, seed=self._num_requests, temperature=self._work.temperature, ignore_eos=True
+        )
         self._standalone.engine.admit(SequenceRequest(name, prompt, params))
         return name
 
@@ -165,12 +168,6 @@ def prefill_work(config: ModelConfig, num_tokens: int) -> tuple[float, float]:
     )
     attention_flops = 4 * pairs * config.num_heads * config.head_dim
     return num_bytes, num_tokens * _row_flops(config) * config.num_layers + attention_flops
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has held at a time."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _layer_values(config: ModelConfig) -> int:

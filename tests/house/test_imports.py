@@ -38,7 +38,8 @@ RIM: dict[str, tuple[str, ...]] = {
         "model/tiny/rows.py",
         "model/tiny/vocabulary.py",
     ),
-    "transformers": (),
+    "transformers": ("cluster/bench/peers/transformers.py",),
+    "llama_cpp": ("cluster/bench/peers/llama_cpp.py",),
 }
 """Library -> the files (patterns) that may import it. `grpc_health` and the like go with `grpc`."""
 
