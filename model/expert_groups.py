@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,10 @@ class ExpertGroups:
 
 def group_by_expert(expert_ids: Tensor) -> ExpertGroups:
     """Return the groups of pairs whose experts are `expert_ids` [P] int64."""
-    counts = torch.bincount(expert_ids)
-    chosen = counts.nonzero()[:, 0]
-    ends = counts[chosen].cumsum(0).tolist()
-    return ExpertGroups(tuple(chosen.tolist()), (0, *ends), torch.argsort(expert_ids, stable=True))
+    # The experts' numbers are needed on the host in any case, and there numpy counts and sorts a few in no time.
+    ids = expert_ids.cpu().numpy()
+    counts = np.bincount(ids)
+    chosen = np.flatnonzero(counts)
+    ends = counts[chosen].cumsum().tolist()
+    order = torch.from_numpy(np.argsort(ids, kind="stable"))
+    return ExpertGroups(tuple(chosen.tolist()), (0, *ends), order.to(expert_ids.device))

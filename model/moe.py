@@ -7,11 +7,13 @@ only `combine` sums them, in f32, in top-k order, rounded once (N3).
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from model.kernels.exact_math import exact_exp, tree_sum
+from model.kernels.combine import combine
 from model.kernels.linear import LinearWeight, linear
+from model.kernels.top_k import top_k
+
+__all__ = ["Experts", "Finished", "GateOutput", "HandExperts", "Pending", "TopKGate", "combine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +76,4 @@ class TopKGate:
 
     def choose(self, hidden: Tensor) -> GateOutput:
         """Return the choice for hidden [T, H]; the softmax runs over the chosen scores only."""
-        # A stable sort keeps equal scores in order of id; topk promises nothing about ties.
-        ranked, order = torch.sort(self.scores(hidden), dim=1, descending=True, stable=True)
-        return GateOutput(order[:, : self._num_chosen], _softmax(ranked[:, : self._num_chosen]))
-
-
-def _softmax(ranked: Tensor) -> Tensor:
-    shifted = exact_exp(ranked - ranked[:, :1])
-    return shifted / tree_sum(shifted)[:, None]
-
-
-def combine(outputs: Tensor, weights: Tensor) -> Tensor:
-    """Return sum over k of weights[:, k] * outputs[:, k] as [T, H] f32, added in the order k = 0 .. K-1.
-
-    outputs [T, K, H] in the expert output dtype, weights [T, K] f32.
-    """
-    total = outputs[:, 0].float() * weights[:, :1]
-    for k in range(1, outputs.shape[1]):
-        total = total + outputs[:, k].float() * weights[:, k : k + 1]
-    return total
+        return GateOutput(*top_k(self.scores(hidden), self._num_chosen))

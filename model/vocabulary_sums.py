@@ -5,7 +5,6 @@ sums are added one after the other in f64. Neither knows how many rows there are
 computed a tile at a time, which stays in cache, and again where they are needed, which gives the same bits.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.kernels.exact_math import exact_exp, tree_sum
+from model.kernels.chunk_sums import chunk_sums
+from model.kernels.exact_math import exact_exp
 
 CHUNK = 128
 """Tokens summed along one tree; part of the bits. It divides the published vocabulary of 201,088."""
-_TILE_ELEMENTS = 65_536
-"""Scores computed at a time. It has no influence on bits."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -40,15 +38,6 @@ class Scores:
         """Return all scores [R, V] f32."""
         return self._of(self.logits)
 
-    def tiles(self) -> Iterator[Tensor]:
-        """Yield the scores in tiles [R, n * CHUNK] by ascending id, -inf beyond the vocabulary."""
-        num_rows, vocab_size = self.logits.shape
-        width = max(1, _TILE_ELEMENTS // (num_rows * CHUNK)) * CHUNK
-        for start in range(0, vocab_size, width):
-            tile = self._of(self.logits[:, start : start + width])
-            missing = -tile.shape[1] % CHUNK
-            yield torch.nn.functional.pad(tile, (0, missing), value=-torch.inf) if missing else tile
-
     def chunk(self, chunks: Ints) -> Tensor:
         """Return the scores [R, CHUNK] of one chunk a row, given by index [R]; -inf beyond the vocabulary."""
         device, vocab_size = self.logits.device, self.logits.shape[1]
@@ -65,8 +54,12 @@ class Scores:
 
 def running_sums(scores: Scores) -> Doubles:
     """Return the weight [R, chunks] up to and including each chunk, on the host; it never falls along a row."""
-    sums = [tree_sum(exact_exp(tile).unflatten(1, (-1, CHUNK))) for tile in scores.tiles()]
-    return np.cumsum(torch.cat(sums, dim=1).cpu().numpy().astype(np.float64), axis=1)
+    device = scores.logits.device
+    # Dividing by exactly 1 changes no bit.
+    temperatures = np.ones_like(scores.best) if scores.temperatures is None else scores.temperatures
+    best, divisors = (torch.from_numpy(each).to(device) for each in (scores.best, temperatures))
+    sums = chunk_sums(scores.logits, best, divisors, CHUNK)
+    return np.cumsum(sums.cpu().numpy().astype(np.float64), axis=1)
 
 
 def pick(scores: Scores, uniforms: Doubles) -> Ints:

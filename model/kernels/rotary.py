@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.kernels.native_library import native_library
+from model.kernels.threads import num_threads
 
 _CHUNK_POSITIONS = 4096
 
@@ -58,10 +60,21 @@ def _rotations_dimension(config: ModelConfig, num_rotations: float) -> float:
     return config.head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
 
 
-def rotate_torch(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Return heads [T, N, D] f32 rotated by cos and sin [T, 1, D/2]; the halves of D are the pairs."""
+    library = native_library()
+    if library is None or heads.device.type != "cpu":
+        return rotate_torch(heads, cos, sin)
+    num_rows, num_heads, size = heads.shape
+    out = torch.empty(heads.shape, dtype=torch.float32)
+    if heads.stride()[1:] != (size, 1):  # a row's heads may lie among others, but one after the other
+        heads = heads.contiguous()
+    angles, sizes = (cos.contiguous(), sin.contiguous()), (num_rows, num_heads, size // 2)
+    library.call("em_rotate", heads, heads.stride(0), *angles, *sizes, out, threads=num_threads())
+    return out
+
+
+def rotate_torch(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return what `rotate` does, with the same bits, in torch."""
     first, second = heads.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-rotate = rotate_torch
