@@ -24,6 +24,8 @@ from model.config import ModelConfig
 
 QUIET_S = 0.3
 """Between two programs' work: a peer's idle threads may spin for a while."""
+WARM_UP_TOKENS = 128
+"""A prompt that nobody times: it wakes the threads, and asks nearly every expert, whose weights may be on disk yet."""
 _SPARE_BYTES = 2_000_000_000
 _MEMORY_FACTORS = {OWN_NAME: 1.1, "llama.cpp": 1.7, "transformers": 2.2}
 """Peak memory by the bytes of what is loaded: llama.cpp maps a file and repacks it, float32 doubles bf16."""
@@ -144,6 +146,7 @@ class Against:
         score = self._scores[entry.label]
         score.version = contestant.version
         score.load_s.append(contestant.load_s)
+        contestant.prefill(WARM_UP_TOKENS)
         return contestant
 
     def _note_peak(self, contestant: Contestant) -> None:
@@ -163,7 +166,7 @@ def _entries(work: AgainstWork, files: ModelFiles) -> list[Entry]:
             path=str(path),
             num_threads=work.num_threads,
             max_sequences=max([*work.batches, 1]),
-            context_tokens=max([*work.prompts, 2 * DECODE_PROMPT_TOKENS + work.num_steps]) + 128,
+            context_tokens=max([*work.prompts, DECODE_PROMPT_TOKENS + work.num_steps]) + WARM_UP_TOKENS,
             num_steps=work.num_steps,
             num_prompt=DECODE_PROMPT_TOKENS,
             options=options,
@@ -175,7 +178,7 @@ def _entries(work: AgainstWork, files: ModelFiles) -> list[Entry]:
 
 
 def _label(numerics: dict[str, str]) -> str:
-    return " ".join([OWN_NAME, *numerics.values()])
+    return " ".join([OWN_NAME, *(value for value in numerics.values() if value != "bfloat16")])
 
 
 def _facts(label: str, task: Task, score: _Score) -> dict[str, Value]:

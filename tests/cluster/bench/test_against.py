@@ -12,6 +12,7 @@ from cluster.bench.contestant import Contestant, Entry
 from cluster.bench.model_files import ModelFiles
 from cluster.bench.peers.talk import LoadOrder, peak_bytes
 from cluster.bench.roofline import Roofline
+from cluster.bench.table import table
 from cluster.errors import PeerAbsent, PeerFailed
 from model.cache_dir import CACHE_VARIABLE
 
@@ -109,3 +110,15 @@ def test_a_process_knows_its_peak() -> None:
     block[::4096] = b"\x01" * len(block[::4096])
     assert peak_bytes() >= before
     assert peak_bytes() > 200_000_000
+
+
+def test_the_table_has_a_line_for_each_program_and_leaves_other_rows_out() -> None:
+    ours = {"bench": "decode", "layers": 4, "program": "expertmesh precise", "batch": 8, "tokens_per_s": 61.25}
+    ours |= {"ratio": 1.5, "ratio_low": 1.25, "ratio_high": 1.75, "roofline": 0.5, "bound": "memory", "peak_gb": 4.44}
+    peer = {"bench": "prefill", "layers": 2, "program": "transformers", "prompt": 512, "tokens_per_s": 9.0}
+    peer |= {"roofline": None, "bound": "", "peak_gb": 11.0}
+    lines = table([ours, {"bench": "kernel"}, peer]).splitlines()
+    assert lines[2:] == [
+        "| decode, batch 8, 4 layers | expertmesh precise | 61.2 | 1.50 (1.25 to 1.75) | 50 % of memory | 4.4 GB |",
+        "| prefill, 512 tokens, 2 layers | transformers | 9.0 |  |  | 11.0 GB |",
+    ]
