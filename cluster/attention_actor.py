@@ -188,4 +188,6 @@ def engine_gauges(stats: EngineStats) -> dict[str, float]:
         "num_free_blocks": free.full + free.sliding,
         "num_tokens": stats.num_tokens,
         "num_preemptions": stats.num_preemptions,
+        "num_drafted": stats.num_drafted,
+        "num_accepted": stats.num_accepted,
     }

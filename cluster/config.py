@@ -44,6 +44,20 @@ class NumericsSection(Section):
     )
 
 
+class SpeculationSection(Section):
+    """Prompt lookup: tokens guessed from the sequence's own text and verified together; it changes speed alone."""
+
+    max_draft_tokens: Annotated[int, Field(ge=0, le=32)] = Field(
+        default=0, description="Most tokens guessed ahead of one sequence in a step; 0 switches it off"
+    )
+    ngram_tokens: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=3, description="So many last tokens must have stood in the text before"
+    )
+    row_cost: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.5, description="Share of a one-row step's time that another row adds; guesses must be worth it"
+    )
+
+
 class EngineSection(Section):
     """Limits of one engine: batch, KV cache, queue."""
 
@@ -59,6 +73,9 @@ class EngineSection(Section):
     max_waiting_sequences: PositiveInt = Field(default=1024, description="Bounded inbox; beyond it, QueueFull")
     prefix_cache: bool = Field(
         default=True, description="Keep computed beginnings of sequences, for others of the same client that begin so"
+    )
+    speculation: SpeculationSection = Field(
+        default_factory=SpeculationSection, description="Guessing ahead from the sequence's own text"
     )
     logit_digests: bool = Field(default=False, description="Return a digest of each sampled step's logits, for tests")
 

@@ -6,13 +6,11 @@ Each touched logit is a function of its own value and its own row's parameters, 
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from model.sampling_params import SamplingParams
-
-Ints = npt.NDArray[np.int64]
+from model.token_counts import Floats, Ints, TokenCounts
 
 
 def add_bias(logits: Tensor, rows: Sequence[tuple[int, SamplingParams]]) -> None:
@@ -31,18 +29,20 @@ def block(logits: Tensor, row: int, token_ids: Sequence[int]) -> None:
     logits[row, torch.tensor(inside, dtype=torch.int64, device=logits.device)] = float("-inf")
 
 
-def penalize(logits: Tensor, row: int, params: SamplingParams, token_ids: Sequence[int], num_prompt: int) -> None:
-    """Apply a row's penalties to logits [R, V] in place.
+def counts_of(params: SamplingParams, token_ids: Sequence[int], num_prompt: int) -> TokenCounts:
+    """Return what `params` penalize: the output's tokens, and with a repetition penalty the prompt's as well."""
+    prompt_ids = token_ids[:num_prompt] if params.repetition_penalty != 1.0 else ()
+    return TokenCounts(prompt_ids, token_ids[num_prompt:])
 
-    Repetition looks at all of `token_ids` and divides positive logits, multiplies negative ones (Keskar et al.,
-    "CTRL", 2019); frequency subtracts its penalty for each time a token stands after the first `num_prompt` ids,
-    presence once if it stands there at all (OpenAI's API reference).
+
+def penalize(logits: Tensor, row: int, params: SamplingParams, ids: Ints, times: Floats) -> None:
+    """Apply a row's penalties to logits [R, V] in place, for the tokens `ids` [n] that stand `times` [n] in its output.
+
+    Repetition looks at all of `ids` and divides positive logits, multiplies negative ones (Keskar et al., "CTRL",
+    2019); frequency subtracts its penalty for each time a token stands in the output, presence once if it stands
+    there at all (OpenAI's API reference).
     """
-    seen, counts = np.unique(np.asarray(token_ids[num_prompt:], dtype=np.int64), return_counts=True)
-    known = np.unique(np.asarray(token_ids, dtype=np.int64)) if params.repetition_penalty != 1.0 else seen
-    times = np.zeros(known.size, dtype=np.float32)
-    times[np.searchsorted(known, seen)] = counts
-    index = _index(np.full(known.size, row), known, logits.device)
+    index = _index(np.full(ids.size, row), ids, logits.device)
     values = logits[index]
     repetition = torch.tensor(params.repetition_penalty, dtype=torch.float32, device=logits.device)
     values = torch.where(values > 0, values / repetition, values * repetition)

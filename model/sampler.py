@@ -19,6 +19,7 @@ from model.candidates import draw_filtered, take_rows
 from model.logprobs import token_logprobs
 from model.philox import uniform
 from model.sampling_params import MAX_SEED, SamplingParams, TokenLogprob
+from model.token_counts import TokenCounts
 from model.vocabulary_sums import Floats, Ints, Scores, pick
 
 __all__ = ["GREEDY_BELOW", "SampleRow", "SampledToken", "SamplingParams", "TokenLogprob", "sample"]
@@ -33,11 +34,25 @@ class SampleRow:
 
     params: SamplingParams
     token_ids: Sequence[int]
-    """Prompt and output so far; the new token's position is their number."""
+    """Prompt and output so far."""
     num_prompt: int
     """How many of them are prompt."""
     blocked_ids: tuple[int, ...] = ()
     """Tokens that must not come now."""
+    ahead: tuple[int, ...] = ()
+    """Output after `token_ids` that is taken for granted here: the beginning of a draft."""
+    counts: TokenCounts | None = None
+    """Of `token_ids`, as `penalties.counts_of` makes them, where somebody keeps them up; otherwise they are made."""
+
+    @property
+    def position(self) -> int:
+        """Return the new token's position."""
+        return len(self.token_ids) + len(self.ahead)
+
+    def seen(self) -> tuple[Ints, Floats]:
+        """Return the tokens that are penalized, and how often each stands in the output."""
+        counts = self.counts or penalties.counts_of(self.params, self.token_ids, self.num_prompt)
+        return counts.after(self.ahead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +97,7 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     penalties.add_bias(adjusted, [(index, row.params) for index, row in touched])
     for index, row in touched:
         if row.params.has_penalties:
-            penalties.penalize(adjusted, index, row.params, row.token_ids, row.num_prompt)
+            penalties.penalize(adjusted, index, row.params, *row.seen())
         if row.blocked_ids:
             penalties.block(adjusted, index, row.blocked_ids)
     return adjusted
@@ -119,7 +134,7 @@ def _uniforms(rows: Sequence[SampleRow]) -> npt.NDArray[np.float64]:
     return uniform(
         np.array([row.params.seed & MAX_SEED for row in rows], dtype=np.uint64),
         np.array([row.params.choice for row in rows], dtype=np.uint64),
-        np.array([len(row.token_ids) for row in rows], dtype=np.uint64),
+        np.array([row.position for row in rows], dtype=np.uint64),
     )
 
 

@@ -68,6 +68,10 @@ class BackendStats:
     num_tokens: int = 0
     """Tokens sampled since the engines started."""
     num_preemptions: int = 0
+    num_drafted: int = 0
+    """Tokens that were guessed ahead and computed."""
+    num_accepted: int = 0
+    """Of those, the ones that were right."""
     num_engines: int = 0
 
 
@@ -182,5 +186,7 @@ def backend_stats(stats: EngineStats) -> BackendStats:
         num_free_blocks=free.full + free.sliding,
         num_tokens=stats.num_tokens,
         num_preemptions=stats.num_preemptions,
+        num_drafted=stats.num_drafted,
+        num_accepted=stats.num_accepted,
         num_engines=1,
     )

@@ -49,6 +49,9 @@ class Metrics:
         self._reasoning = self._counter("reasoning_tokens", "Tokens of reasoning")
         self._sequences = self._gauge("engine_sequences", "Sequences at the engines, by state", ["state"])
         self._blocks = self._gauge("engine_kv_blocks", "Blocks of the KV caches, by state", ["state"])
+        self._drafts = self._gauge(
+            "engine_draft_tokens", "Tokens guessed ahead since the engines started, by outcome", ["outcome"]
+        )
 
     def take_place(self) -> None:
         """Count a request that holds a place from now on."""
@@ -64,6 +67,11 @@ class Metrics:
         self._sequences.labels("waiting").set(waiting)
         self._blocks.labels("used").set(kv_blocks_used)
         self._blocks.labels("free").set(kv_blocks_free)
+
+    def set_drafts(self, num_drafted: int, num_accepted: int) -> None:
+        """Take how many tokens the engines guessed ahead, and how many of them were right."""
+        self._drafts.labels("accepted").set(num_accepted)
+        self._drafts.labels("rejected").set(num_drafted - num_accepted)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -40,6 +40,8 @@ def stats_of(status: ClusterStatus | None) -> BackendStats:
         num_free_blocks=total("num_free_blocks"),
         num_tokens=total("num_tokens"),
         num_preemptions=total("num_preemptions"),
+        num_drafted=total("num_drafted"),
+        num_accepted=total("num_accepted"),
         num_engines=len(reports),
     )
 

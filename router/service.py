@@ -156,6 +156,7 @@ class InferenceService:
         """Return the metrics of this edge and of the engines behind it, in Prometheus' text format."""
         stats = await self._backend.stats()
         self.metrics.set_engine(stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_free_blocks)
+        self.metrics.set_drafts(stats.num_drafted, stats.num_accepted)
         return self.metrics.render()
 
     def new_meter(self, endpoint: str) -> RequestMeter:

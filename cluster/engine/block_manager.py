@@ -96,7 +96,10 @@ class BlockManager:
         self._num_blocks[slot] = stop
 
     def computed(self, sequence: Sequence, start: int) -> None:
-        """Note that tokens from `start` to `num_computed` are computed: name whole blocks, let go what is unseen."""
+        """Note that tokens from `start` to `num_computed` are computed.
+
+        Whole blocks get names; blocks that no row will see, and those beyond, where a draft was wrong, are let go.
+        """
         slot, block_tokens = self._slot_of[sequence.arrival], self.geometry.block_tokens
         if self._keeps_prefixes:
             names = self._named(sequence)
@@ -104,6 +107,7 @@ class BlockManager:
                 self._full_pool.name(int(self._full[slot, place]), names[place])
                 self._sliding_pool.name(int(self._sliding[slot, place]), names[place])
         self._slide(slot, sequence.num_computed)
+        self._cut(slot, sequence.num_computed)
 
     def release(self, owner: int) -> None:
         """Give back everything that `owner` has; of a sequence's blocks, its last ones are forgotten first."""
@@ -169,3 +173,14 @@ class BlockManager:
         self._sliding_pool.give_back(unseen.tolist(), is_useful=False)
         self._sliding[slot, start:stop] = 0
         self._first_sliding[slot] = stop
+
+    def _cut(self, slot: int, num_tokens: int) -> None:
+        """Give back the blocks after those of positions 0 .. num_tokens - 1."""
+        start, stop = self.geometry.num_blocks(num_tokens), self._num_blocks[slot]
+        if stop <= start:
+            return
+        self._full_pool.give_back(self._full[slot, start:stop].tolist())
+        self._sliding_pool.give_back(self._sliding[slot, start:stop].tolist())
+        self._full[slot, start:stop] = 0
+        self._sliding[slot, start:stop] = 0
+        self._num_blocks[slot] = start

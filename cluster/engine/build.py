@@ -10,6 +10,7 @@ from cluster.engine.free_memory import free_bytes
 from cluster.engine.limits import EngineLimits
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import StepLimits
+from cluster.engine.speculate import SpeculationLimits
 from model.config import ModelConfig
 from model.kv_cache import KVCache, KVCacheShape
 from model.moe import Experts
@@ -50,6 +51,7 @@ def build_engine(
         num_blocks=num_blocks,
         has_logit_digests=section.logit_digests,
         keeps_prefixes=section.prefix_cache,
+        speculation=SpeculationLimits(**section.speculation.model_dump()),
     )
     level = logging.INFO if max_context_tokens is None else logging.WARNING
     if limits.max_context_tokens < context:

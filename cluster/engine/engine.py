@@ -11,40 +11,45 @@ has ended; everything else of it is gone at once.
 
 from bisect import insort
 from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence as Ordered
+from dataclasses import replace
 
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.limits import EngineLimits
+from cluster.engine.live_sequence import LiveSequence
 from cluster.engine.scheduler import Chunk, Schedule, schedule
 from cluster.engine.sequence import FinishReason, Sequence, SequenceRequest, TokenEvent
+from cluster.engine.speculate import Drafter, drafters, with_drafts
 from cluster.engine.stats import EngineStats
 from cluster.engine.step import Abort, Action, Admit, Emit, Event, RunStep, StepDone, StepFailed, StepPlan, StepResult
 from cluster.engine.stop_rule import Ending, StopRule
-from model.sampler import SampledToken, SampleRow
+from model.sampler import SampledToken
 from model.tokenizer import Tokenizer
 
-
-@dataclass(slots=True, eq=False)
-class _Live:
-    """A sequence inside the engine."""
-
-    sequence: Sequence
-    stop_rule: StopRule
-    since_s: float
+_NOT_SAMPLED = "no token can be sampled: the logits are not finite, or every token is blocked"
 
 
 class Engine:
     """Continuous batching over a paged KV cache."""
 
-    def __init__(self, limits: EngineLimits, tokenizer: Callable[[], Tokenizer] = Tokenizer) -> None:
-        """Start empty; `tokenizer` is called when a sequence first brings stop strings."""
+    def __init__(
+        self,
+        limits: EngineLimits,
+        tokenizer: Callable[[], Tokenizer] = Tokenizer,
+        new_drafter: Callable[[], Drafter | None] | None = None,
+    ) -> None:
+        """Start empty; `tokenizer` is called when a sequence first brings stop strings.
+
+        Each sequence has its own drafter, by default what `limits.speculation` says.
+        """
         self.limits = limits
         self._tokenizer = tokenizer
+        self._new_drafter = new_drafter or drafters(limits.speculation)
         max_running = limits.step.max_running_sequences
         self._blocks = BlockManager(
             limits.num_blocks, limits.geometry, max_running, limits.max_context_tokens, limits.keeps_prefixes
         )
-        self._live: dict[str, _Live] = {}
+        self._live: dict[str, LiveSequence] = {}
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
         self._under_way: StepPlan | None = None
@@ -52,6 +57,8 @@ class Engine:
         self._num_arrivals = 0
         self._num_tokens = 0
         self._num_preemptions = 0
+        self._num_drafted = 0
+        self._num_accepted = 0
         self._now_s = 0.0
         self._num_steps = 0
         self._num_failed_steps = 0
@@ -88,6 +95,8 @@ class Engine:
             num_failed_steps=self._num_failed_steps,
             num_preemptions=self._num_preemptions,
             longest_wait_s=now_s - min(waiting_since, default=now_s),
+            num_drafted=self._num_drafted,
+            num_accepted=self._num_accepted,
         )
 
     def check_integrity(self) -> None:
@@ -103,7 +112,7 @@ class Engine:
         assert self._under_way or not inside, f"{len(inside)} sequences are inside and no step is under way"
         owners = {sequence.arrival: (sequence.num_computed, sequence.num_computed) for sequence in self._running}
         for chunk in self._under_way.chunks if self._under_way else ():
-            owners[chunk.sequence.arrival] = chunk.start, chunk.stop
+            owners[chunk.sequence.arrival] = chunk.start, chunk.start + chunk.num_rows
         self._blocks.check_integrity(owners)
 
     def _admit(self, request: SequenceRequest, now_s: float) -> list[TokenEvent]:
@@ -112,7 +121,7 @@ class Engine:
         self._num_arrivals += 1
         limits = self.limits
         rule = StopRule(request, limits.eos_ids, limits.max_context_tokens, self._tokenizer)
-        live = _Live(sequence, rule, now_s)
+        live = LiveSequence(sequence, rule, now_s, self._new_drafter())
         self._live[request.sequence_id] = live
         insort(self._waiting, sequence, key=_rank)
         ending = _replay(rule, sequence)
@@ -127,18 +136,34 @@ class Engine:
     def _finish_step(self, result: StepResult) -> list[TokenEvent]:
         plan = self._take_step()
         assert len(result.tokens) == len(plan.sample_rows), f"{len(result.tokens)} tokens, {len(plan.sample_rows)} rows"
-        sampled = iter(zip(result.tokens, result.digests or ("",) * len(result.tokens), strict=True))
-        events: list[TokenEvent] = []
+        digests = result.digests or ("",) * len(result.tokens)
+        stop, events = 0, list[TokenEvent]()
         for chunk in plan.chunks:
-            token, digest = next(sampled) if chunk.samples else (None, "")
+            start, stop = stop, stop + chunk.num_samples
             live = self._live.get(chunk.sequence.request.sequence_id)
-            if live is None or live.sequence is not chunk.sequence:
-                continue
-            chunk.sequence.num_computed = chunk.stop
-            self._blocks.computed(chunk.sequence, chunk.start)
-            if token is not None:
-                events.append(self._add_token(live, token, (digest,) if digest else ()))
+            if live is not None and live.sequence is chunk.sequence:
+                events += self._advance(live, chunk, result.tokens[start:stop], digests[start:stop])
         return events
+
+    def _advance(
+        self, live: LiveSequence, chunk: Chunk, sampled: Ordered[SampledToken], digests: tuple[str, ...]
+    ) -> list[TokenEvent]:
+        """Take what a chunk gave: its rows are computed as far as its draft was right."""
+        sequence = live.sequence
+        tokens, ending = live.take(chunk, sampled)
+        num_accepted = max(0, len(tokens) - 1)
+        sequence.num_computed = chunk.stop + num_accepted
+        self._num_tokens += len(tokens)
+        self._num_drafted += len(chunk.draft)
+        self._num_accepted += num_accepted
+        self._blocks.computed(sequence, chunk.start)
+        if not sampled:
+            return []
+        if not tokens:
+            return [self._end(live, error=_NOT_SAMPLED)]
+        if ending:
+            self._remove(live)
+        return [live.event(tokens, digests[: len(tokens)] if digests[0] else (), ending)]
 
     def _fail_step(self, failure: StepFailed) -> list[TokenEvent]:
         plan = self._take_step()
@@ -160,47 +185,12 @@ class Engine:
         self._ended_under_way.clear()
         return plan
 
-    def _add_token(self, live: _Live, token: SampledToken, digests: tuple[str, ...]) -> TokenEvent:
-        sequence = live.sequence
-        if token.token_id is None:
-            return self._end(
-                live, error="no token can be sampled: the logits are not finite, or every token is blocked"
-            )
-        index = sequence.num_output
-        sequence.token_ids.append(token.token_id)
-        self._num_tokens += 1
-        ending = live.stop_rule.ending(token.token_id, sequence.num_output)
-        if ending:
-            self._remove(live)
-        return TokenEvent(
-            sequence_id=sequence.request.sequence_id,
-            attempt=sequence.request.attempt,
-            index=index,
-            token_ids=(token.token_id,),
-            logprobs=(token.logprob,) if token.logprob else (),
-            digests=digests,
-            finish_reason=ending.finish_reason if ending else None,
-            stop_reason=ending.stop_reason if ending else None,
-            num_cached=sequence.num_cached,
-            queued_s=sequence.queued_s,
-        )
-
-    def _end(self, live: _Live, ending: Ending | None = None, error: str | None = None) -> TokenEvent:
+    def _end(self, live: LiveSequence, ending: Ending | None = None, error: str | None = None) -> TokenEvent:
         """Remove a sequence that ends without a token; return its last event."""
         self._remove(live)
-        request = live.sequence.request
-        ending = ending or Ending(FinishReason.ERROR)
-        return TokenEvent(
-            sequence_id=request.sequence_id,
-            attempt=request.attempt,
-            index=live.sequence.num_output,
-            token_ids=(),
-            finish_reason=ending.finish_reason,
-            stop_reason=ending.stop_reason,
-            error=error,
-        )
+        return live.event(ending=ending or Ending(FinishReason.ERROR), error=error)
 
-    def _remove(self, live: _Live) -> None:
+    def _remove(self, live: LiveSequence) -> None:
         sequence = live.sequence
         del self._live[sequence.request.sequence_id]
         if sequence in self._waiting:
@@ -221,14 +211,27 @@ class Engine:
         limits, blocks = self.limits, self._blocks
         step = schedule(self._running, self._waiting, blocks.free, limits.geometry, limits.step, blocks)
         assert step.chunks, f"{len(self._live)} sequences are inside and none can run"
+        step = self._speculate(step)
         self._apply(step)
         self._under_way = StepPlan(
             step.chunks,
             self._blocks.tables([chunk.sequence.arrival for chunk in step.chunks]),
-            tuple(self._sample_row(chunk) for chunk in step.chunks if chunk.samples),
+            tuple(row for chunk in step.chunks for row in self._live_of(chunk).sample_rows(chunk)),
             self.limits.has_logit_digests,
         )
         return self._under_way
+
+    def _speculate(self, step: Schedule) -> Schedule:
+        """Return the step with drafts where they are worth their rows."""
+        limits = self.limits.speculation
+        if limits.max_draft_tokens == 0:
+            return step
+        sampling = [chunk for chunk in step.chunks if chunk.num_samples]
+        guesses = {chunk.sequence.arrival: self._live_of(chunk).guess(limits.max_draft_tokens) for chunk in sampling}
+        return replace(step, chunks=with_drafts(step, guesses, self.limits.geometry, limits.row_cost))
+
+    def _live_of(self, chunk: Chunk) -> LiveSequence:
+        return self._live[chunk.sequence.request.sequence_id]
 
     def _apply(self, step: Schedule) -> None:
         for sequence in step.preempted:
@@ -247,13 +250,7 @@ class Engine:
                 sequence.queued_s = self._now_s - self._live[sequence.request.sequence_id].since_s
             insort(self._running, sequence, key=_rank)
         for chunk in step.chunks:
-            self._blocks.grow(chunk.sequence.arrival, chunk.stop)
-
-    def _sample_row(self, chunk: Chunk) -> SampleRow:
-        sequence = chunk.sequence
-        rule = self._live[sequence.request.sequence_id].stop_rule
-        blocked_ids = rule.blocked_ids(sequence.num_output)
-        return SampleRow(sequence.request.params, sequence.token_ids, sequence.num_prompt, blocked_ids)
+            self._blocks.grow(chunk.sequence.arrival, chunk.start + chunk.num_rows)
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

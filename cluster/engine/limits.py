@@ -1,10 +1,11 @@
 """EngineLimits: the numbers that an engine is built with, and what they refuse."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.engine.blocks import BlockCount, BlockGeometry
 from cluster.engine.scheduler import StepLimits
 from cluster.engine.sequence import SequenceRequest
+from cluster.engine.speculate import SpeculationLimits
 from cluster.errors import ContextOverflow, EngineError
 
 
@@ -24,6 +25,7 @@ class EngineLimits:
     has_logit_digests: bool = False
     keeps_prefixes: bool = True
     """Keep computed beginnings for sequences to come."""
+    speculation: SpeculationLimits = field(default_factory=SpeculationLimits)
 
     def __post_init__(self) -> None:
         """Refuse limits under which some sequence would wait for ever."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cluster.engine.step import StepPlan, StepResult
-from model.batch import ForwardBatch
+from model.batch import ForwardBatch, IntArray
 from model.digest import logit_digests
 from model.kv_cache import KVCache
 from model.moe import Experts
@@ -47,14 +47,21 @@ def build_batch(plan: StepPlan) -> ForwardBatch:
     token_ids: list[int] = []
     for chunk in plan.chunks:
         token_ids += chunk.sequence.token_ids[chunk.start : chunk.stop]
-    num_rows = np.array([chunk.num_tokens for chunk in plan.chunks], dtype=np.int64)
+        token_ids += chunk.draft
+    num_rows = np.array([chunk.num_rows for chunk in plan.chunks], dtype=np.int64)
     starts = np.array([chunk.start for chunk in plan.chunks], dtype=np.int64)
+    num_samples = np.array([chunk.num_samples for chunk in plan.chunks], dtype=np.int64)
     ends = np.cumsum(num_rows)
-    samples = np.array([chunk.samples for chunk in plan.chunks], dtype=np.bool_)
     return ForwardBatch(
         token_ids=np.array(token_ids, dtype=np.int64),
-        positions=np.arange(len(token_ids)) + np.repeat(starts - (ends - num_rows), num_rows),
+        positions=_counted_up(starts, num_rows),
         num_rows=num_rows,
         block_tables=plan.block_tables,
-        logit_rows=ends[samples] - 1,
+        logit_rows=_counted_up(ends - num_samples, num_samples),
     )
+
+
+def _counted_up(firsts: IntArray, counts: IntArray) -> IntArray:
+    """Return first, first + 1, … for each of `firsts`, as many as its count says, one after the other."""
+    before = np.cumsum(counts) - counts
+    return np.arange(int(counts.sum())) + np.repeat(firsts - before, counts)

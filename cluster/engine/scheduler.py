@@ -25,21 +25,28 @@ class StepLimits:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The rows that a sequence brings to a step: its tokens start .. start + num_tokens - 1."""
+    """The rows that a sequence brings to a step: its tokens start .. start + num_tokens - 1, and a draft."""
 
     sequence: Sequence
     start: int
     num_tokens: int
+    draft: tuple[int, ...] = ()
+    """Tokens that may come after all that is known; see `speculate`."""
 
     @property
     def stop(self) -> int:
-        """Return the position after the last row."""
+        """Return the position after the last known token's row."""
         return self.start + self.num_tokens
 
     @property
-    def samples(self) -> bool:
-        """Say whether the last row's logits give the next token: all that is known is then computed."""
-        return self.stop == self.sequence.num_known
+    def num_rows(self) -> int:
+        """Return the rows, drafted ones included."""
+        return self.num_tokens + len(self.draft)
+
+    @property
+    def num_samples(self) -> int:
+        """Return how many rows, the last ones, give a token: none before all that is known is computed."""
+        return 1 + len(self.draft) if self.stop == self.sequence.num_known else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +57,10 @@ class Schedule:
     admitted: tuple[tuple[Sequence, int], ...]
     """Each with the blocks at its beginning that are computed already."""
     chunks: tuple[Chunk, ...]
+    budget: int
+    """Rows that could still be added."""
+    free: BlockCount
+    """Blocks that nobody takes in this step."""
 
 
 def schedule(
@@ -74,7 +85,11 @@ def schedule(
     order = [*draft.kept, *(sequence for sequence, _ in draft.admitted)]
     chunks = (Chunk(sequence, draft.start(sequence), draft.rows.get(sequence.arrival, 0)) for sequence in order)
     return Schedule(
-        tuple(draft.preempted), tuple(draft.admitted), tuple(chunk for chunk in chunks if chunk.num_tokens > 0)
+        tuple(draft.preempted),
+        tuple(draft.admitted),
+        tuple(chunk for chunk in chunks if chunk.num_tokens > 0),
+        draft.budget,
+        draft.free,
     )
 
 

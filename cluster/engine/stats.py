@@ -21,6 +21,10 @@ class EngineStats:
     num_preemptions: int
     longest_wait_s: float
     """How long the oldest waiting sequence has been inside."""
+    num_drafted: int = 0
+    """Tokens guessed ahead and computed."""
+    num_accepted: int = 0
+    """Of those, the ones that were right."""
 
     @property
     def num_used_blocks(self) -> BlockCount:

@@ -17,7 +17,7 @@ class StepPlan:
     block_tables: BlockTables
     """Of the chunks' sequences, in that order."""
     sample_rows: tuple[SampleRow, ...]
-    """One for each chunk that samples, in that order."""
+    """Those of each chunk, `num_samples` of them, in the chunks' order."""
     wants_digests: bool
 
 

@@ -34,6 +34,10 @@ class StopRule:
         self._max_output = min(params.max_tokens, max_context_tokens - num_prompt)
         self._text = _StopText(params.stop, tokenizer()) if params.stop else None
 
+    def num_left(self, num_output: int) -> int:
+        """Return how many tokens may come at most after `num_output` output tokens."""
+        return self._max_output - num_output
+
     def blocked_ids(self, num_output: int) -> tuple[int, ...]:
         """Return the ids that must not come after `num_output` output tokens: stop ids, before `min_tokens`."""
         return tuple(sorted(self._stop_ids)) if num_output < self._min_tokens else ()

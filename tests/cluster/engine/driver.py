@@ -1,5 +1,6 @@
 """Driving an engine by hand: no thread, one event at a time, its books checked after each."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +10,11 @@ from cluster.engine.limits import EngineLimits
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import StepLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
+from cluster.engine.speculate import Drafter
 from cluster.engine.step import Abort, Admit, Emit, Event, RunStep, StepDone, StepFailed, StepPlan
 from model.moe import HandExperts
 from model.sampling_params import SamplingParams
+from model.tokenizer import Tokenizer
 from tests.cluster.engine.hand_transformer import BLOCK_TOKENS, VOCAB_SIZE, WINDOW, HandTransformer, hand_cache
 
 EOS = 96
@@ -49,12 +52,13 @@ class Driver:
     limits: EngineLimits = field(default_factory=hand_limits)
     transformer: HandTransformer = field(default_factory=HandTransformer)
     tokenizer: Any = None
+    new_drafter: Callable[[], Drafter | None] | None = None
     events: list[TokenEvent] = field(default_factory=list[TokenEvent])
     plan: StepPlan | None = None
     now_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.engine = Engine(self.limits, self.tokenizer) if self.tokenizer else Engine(self.limits)
+        self.engine = Engine(self.limits, self.tokenizer or Tokenizer, self.new_drafter)
         blocks = self.limits.num_blocks
         self.runner = ModelRunner(self.transformer, hand_cache(blocks.full, blocks.sliding), HandExperts())
 

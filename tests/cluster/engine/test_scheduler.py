@@ -37,19 +37,19 @@ def _admitted(step: Schedule) -> list[str]:
 
 
 def test_nothing_gives_an_empty_step() -> None:
-    assert _schedule([], []) == Schedule((), (), ())
+    assert _schedule([], []) == Schedule((), (), (), 16, MANY)
 
 
 def test_a_long_prompt_is_cut_to_the_budget_and_does_not_sample() -> None:
     step = _schedule([], [_sequence(0, 40)])
     assert _rows(step) == {"s0": (0, 16)}
-    assert not step.chunks[0].samples
+    assert step.chunks[0].num_samples == 0
 
 
 def test_the_last_chunk_of_a_prompt_samples() -> None:
     step = _schedule([_sequence(0, 40, num_computed=32)], [])
     assert _rows(step) == {"s0": (32, 8)}
-    assert step.chunks[0].samples
+    assert step.chunks[0].num_samples == 1
 
 
 def test_every_running_sequence_gets_a_row_before_a_prompt_gets_more() -> None:

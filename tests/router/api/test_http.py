@@ -305,6 +305,7 @@ def test_metrics_count_what_happened() -> None:
     assert "expertmesh_cached_prompt_tokens_total 3.0" in lines
     assert 'expertmesh_engine_sequences{state="waiting"} 2.0' in lines
     assert 'expertmesh_engine_kv_blocks{state="free"} 4.0' in lines
+    assert 'expertmesh_engine_draft_tokens{outcome="rejected"} 2.0' in lines
 
 
 def test_metric_names_are_clean(client: AsgiClient) -> None:

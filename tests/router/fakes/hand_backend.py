@@ -66,7 +66,14 @@ class HandBackend:
 
     async def stats(self) -> BackendStats:
         """Return counts that can be told apart."""
-        return BackendStats(num_running=self.num_open, num_waiting=2, num_used_blocks=3, num_free_blocks=4)
+        return BackendStats(
+            num_running=self.num_open,
+            num_waiting=2,
+            num_used_blocks=3,
+            num_free_blocks=4,
+            num_drafted=9,
+            num_accepted=7,
+        )
 
     def _events(self, request: SequenceRequest) -> list[TokenEvent]:
         params = request.params
