@@ -53,7 +53,7 @@ class SpeculationSection(Section):
     ngram_tokens: Annotated[int, Field(ge=1, le=16)] = Field(
         default=3, description="So many last tokens must have stood in the text before"
     )
-    row_cost: Annotated[float, Field(ge=0, lt=1)] = Field(
+    row_cost_fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.5, description="Share of a one-row step's time that another row adds; guesses must be worth it"
     )
 

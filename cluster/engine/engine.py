@@ -228,7 +228,7 @@ class Engine:
             return step
         sampling = [chunk for chunk in step.chunks if chunk.num_samples]
         guesses = {chunk.sequence.arrival: self._live_of(chunk).guess(limits.max_draft_tokens) for chunk in sampling}
-        return replace(step, chunks=with_drafts(step, guesses, self.limits.geometry, limits.row_cost))
+        return replace(step, chunks=with_drafts(step, guesses, self.limits.geometry, limits.row_cost_fraction))
 
     def _live_of(self, chunk: Chunk) -> LiveSequence:
         return self._live[chunk.sequence.request.sequence_id]

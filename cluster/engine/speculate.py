@@ -30,7 +30,7 @@ class SpeculationLimits:
     """Of one sequence in one step; 0 for never."""
     ngram_tokens: int = 3
     """So many last tokens must have stood in the text before."""
-    row_cost: float = 0.5
+    row_cost_fraction: float = 0.5
     """Time that another row adds to a step of one row, as a share of it."""
 
 
@@ -98,7 +98,7 @@ class PromptLookup:
 
 
 def with_drafts(
-    step: Schedule, guesses: Mapping[int, Guess], geometry: BlockGeometry, row_cost: float
+    step: Schedule, guesses: Mapping[int, Guess], geometry: BlockGeometry, row_cost_fraction: float
 ) -> tuple[Chunk, ...]:
     """Return the step's chunks, with drafts in what budget and blocks it leaves; `guesses` go by arrival number.
 
@@ -113,7 +113,10 @@ def with_drafts(
         guess = guesses.get(chunk.sequence.arrival, Guess())
         most = min(len(guess.token_ids), budget, geometry.rows_that_fit(chunk.stop, free))
         count, chance = 0, guess.acceptance
-        while count < most and chance * (1 - row_cost + row_cost * num_rows) > row_cost * num_tokens:
+        while (
+            count < most
+            and chance * (1 - row_cost_fraction + row_cost_fraction * num_rows) > row_cost_fraction * num_tokens
+        ):
             count, num_rows, num_tokens = count + 1, num_rows + 1, num_tokens + chance
             chance *= guess.acceptance
         budget, free = budget - count, free.minus(geometry.needed(chunk.stop, count))

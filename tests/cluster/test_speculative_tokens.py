@@ -15,7 +15,7 @@ from model.sampling_params import SamplingParams
 from tests.support.engine_events import collect
 from tests.support.random_model import random_config
 
-EAGER = SpeculationSection(max_draft_tokens=6, ngram_tokens=1, row_cost=0.0)
+EAGER = SpeculationSection(max_draft_tokens=6, ngram_tokens=1, row_cost_fraction=0.0)
 """One token that stood there before is enough to guess, and after the first hit every guess is drafted."""
 
 

@@ -9,7 +9,7 @@ from cluster.engine.speculate import Guess, SpeculationLimits
 from model.sampling_params import TokenLogprob
 from tests.cluster.engine.driver import Driver, hand_limits
 
-ALWAYS = SpeculationLimits(max_draft_tokens=5, ngram_tokens=1, row_cost=0.0)
+ALWAYS = SpeculationLimits(max_draft_tokens=5, ngram_tokens=1, row_cost_fraction=0.0)
 """Rows are free: whatever is guessed is drafted."""
 
 

@@ -131,8 +131,7 @@ def test_the_games_above_draft_accept_reject_and_preempt() -> None:
 def test_negative_control_accepting_without_verifying_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.engine.live_sequence.num_confirmed", lambda draft, sampled: len(sampled))
     with pytest.raises(AssertionError):
-        for seed in range(10):
-            _check(seed)
+        _check(1)
 
 
 def _driver(texts: list[list[int]], **limits: Any) -> Driver:
@@ -195,7 +194,7 @@ def test_a_wrong_guess_leaves_no_block_and_no_name_behind() -> None:
 
 def test_a_text_that_repeats_itself_is_guessed_from_itself() -> None:
     """Greedy with one token left open: the output is that token, again and again."""
-    speculation = type(ALWAYS)(max_draft_tokens=4, ngram_tokens=2, row_cost=0.5)
+    speculation = type(ALWAYS)(max_draft_tokens=4, ngram_tokens=2, row_cost_fraction=0.5)
     bias = tuple((token, -50.0) for token in range(97) if token != 11)
     one = request("a", [1, 2, 3], max_tokens=40, logit_bias=bias)
     driver = Driver(hand_limits(speculation=speculation, has_logit_digests=True))
