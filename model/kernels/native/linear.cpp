@@ -30,7 +30,7 @@ void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int
       for (int group = 0; group < GROUPS; ++group) {
         const Weight* at = w + (group * k_size + k) * kLanes;
         const Lanes weights = load(at);
-        if (ROWS == 1) __builtin_prefetch(at + 1024);
+        if (ROWS < kRowTile) __builtin_prefetch(at + 1024);
         for (int row = 0; row < ROWS; ++row)
           sums[row][group] = fused(spread(x[row * k_size + k]), weights, sums[row][group]);
       }
@@ -47,8 +47,13 @@ void dense_rows(const float* x, int64_t rows, int64_t k_size, const Weight* w, f
   int64_t row = 0;
   for (; row + kRowTile <= rows; row += kRowTile)
     dense_tile<Weight, kRowTile, GROUPS>(x + row * k_size, k_size, w, out + row * out_stride, out_stride);
-  for (; row < rows; ++row)
-    dense_tile<Weight, 1, GROUPS>(x + row * k_size, k_size, w, out + row * out_stride, out_stride);
+  const float* rest = x + row * k_size;
+  float* to = out + row * out_stride;
+  switch (rows - row) {  // one pass over the weights, as for a whole tile
+    case 3: dense_tile<Weight, 3, GROUPS>(rest, k_size, w, to, out_stride); break;
+    case 2: dense_tile<Weight, 2, GROUPS>(rest, k_size, w, to, out_stride); break;
+    case 1: dense_tile<Weight, 1, GROUPS>(rest, k_size, w, to, out_stride); break;
+  }
 }
 
 template <typename Weight>

@@ -68,7 +68,7 @@ void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* 
   __m256 sums[ROWS];
   for (int r = 0; r < ROWS; ++r) sums[r] = _mm256_setzero_ps();
   for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes) {
-    if (ROWS == 1) {
+    if (ROWS < kRowTile) {
       _mm_prefetch(reinterpret_cast<const char*>(w + 3072), _MM_HINT_T0);
       _mm_prefetch(reinterpret_cast<const char*>(w + 3136), _MM_HINT_T0);
     }
@@ -171,8 +171,13 @@ void em_mxfp4(const float* x, int64_t rows, int64_t k, const uint8_t* packed, in
       int64_t row = 0;
       for (; row + kRowTile <= rows; row += kRowTile)
         mxfp4_tile<kRowTile>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
-      for (; row < rows; ++row)
-        mxfp4_tile<1>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+      const uint8_t* codes = packed + group * bytes;
+      float* to = out + row * n + group * kLanes;
+      switch (rows - row) {  // one pass over the weights, as for a whole tile
+        case 3: mxfp4_tile<3>(quantized, row, k, codes, to, n); break;
+        case 2: mxfp4_tile<2>(quantized, row, k, codes, to, n); break;
+        case 1: mxfp4_tile<1>(quantized, row, k, codes, to, n); break;
+      }
     }
   });
 }
