@@ -89,7 +89,7 @@ class AttentionLoader:
         """Open the checkpoint; raises CheckpointError."""
         self._spec = spec
         self._report = report
-        self._numerics = Numerics.of(spec.numerics.mode)
+        self._numerics = Numerics.of(spec.numerics.mode, spec.numerics.kv_cache_dtype)
         self._device: str = spec.attention.device
         self._checkpoint: Checkpoint = open_model(spec.model.path)
         check_context(self._checkpoint.config, spec.model.max_context_tokens)

@@ -39,6 +39,11 @@ class NumericsSection(Section):
     dense_weights: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="How dense weights lie in memory; float32 is faster and twice as large"
     )
+    kv_cache_dtype: Literal["auto", "int8"] = Field(
+        default="auto",
+        description="Keys and values as the mode has them, or in 8 bits with a scale a token and head: about half the "
+        "memory, and lossy",
+    )
     dequantized_experts_bytes: Annotated[int, Field(ge=0)] = Field(
         default=1_000_000_000, description="Bytes of expert weights kept dequantised on each shard, for speed"
     )

@@ -66,10 +66,11 @@ class Standalone:
     @classmethod
     def of(cls, weights: WeightSource, sections: StandaloneSections, report: Report = no_report) -> "Standalone":
         """Return the same for weights that are at hand; raises as `load` does."""
-        numerics, device = Numerics.of(sections.numerics.mode), sections.attention.device
+        section, device = sections.numerics, sections.attention.device
+        numerics = Numerics.of(section.mode, section.kv_cache_dtype)
         max_context = sections.model.max_context_tokens
         check_context(weights.config, max_context)
-        dtype = torch.float32 if sections.numerics.dense_weights == "float32" else torch.bfloat16
+        dtype = torch.float32 if section.dense_weights == "float32" else torch.bfloat16
         transformer = load_transformer(weights, numerics, DenseOptions(device, dtype, max_context), report)
         loaded = load_shard(weights, (sections.model, sections.numerics), device, all_experts(weights), report)
         engine = build_engine(transformer, loaded.shard, sections.engine, max_context)

@@ -27,8 +27,8 @@ def kernel_build(device: str) -> str:
 
 
 def numerics_fingerprint(device: str, numerics: Numerics) -> str:
-    """Return 16 hex digits over mode, kernel build, library versions and the device's model."""
-    parts = (numerics.mode, kernel_build(device), torch.__version__, platform.machine(), *_device_parts(device))
+    """Return 16 hex digits over mode and KV format, kernel build, library versions and the device's model."""
+    parts = (numerics.name, kernel_build(device), torch.__version__, platform.machine(), *_device_parts(device))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

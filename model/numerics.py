@@ -4,7 +4,7 @@ A mode fixes where values are rounded. The local path rounds exactly where a wir
 expert to another process changes no bit.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -21,11 +21,21 @@ class Numerics:
     logits: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, mode: str) -> "Numerics":
-        """Return the row of the table for `mode`; raises ValueError naming the known modes."""
+    def of(cls, mode: str, kv_cache_dtype: str = "auto") -> "Numerics":
+        """Return the row of the table for `mode`, with keys and values in 8 bits where `kv_cache_dtype` is int8.
+
+        Raises ValueError naming what is known.
+        """
         if mode not in MODES:
             raise ValueError(f"numerics mode {mode!r} is unknown; known: {', '.join(MODES)}")
-        return MODES[mode]
+        if kv_cache_dtype not in {"auto", "int8"}:
+            raise ValueError(f"kv_cache_dtype is {kv_cache_dtype!r}; known: auto, int8")
+        return replace(MODES[mode], kv=torch.int8) if kv_cache_dtype == "int8" else MODES[mode]
+
+    @property
+    def name(self) -> str:
+        """Return the mode, and what differs from its row of the table."""
+        return self.mode if self == MODES[self.mode] else f"{self.mode}, KV {str(self.kv).removeprefix('torch.')}"
 
 
 MODES: dict[str, Numerics] = {

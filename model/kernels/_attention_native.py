@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.kernels.int8_rows import Int8Rows, Paged
 from model.kernels.native_library import native_library, required_library
 from model.kernels.threads import num_threads
 
@@ -28,14 +29,15 @@ class RowPlan:
     """Keys merged at a time."""
 
 
-def can_attend(queries: Tensor, keys: Tensor) -> bool:
+def can_attend(queries: Tensor, keys: Paged) -> bool:
     """Say whether the native kernel takes such tensors."""
-    is_ours = queries.device.type == "cpu" and keys.dtype in _SUFFIX and queries.shape[2] % _LANES == 0
+    is_known = isinstance(keys, Int8Rows) or keys.dtype in _SUFFIX
+    is_ours = queries.device.type == "cpu" and is_known and queries.shape[2] % _LANES == 0
     return is_ours and native_library() is not None
 
 
 def paged_attention_native(
-    queries: Tensor, keys: Tensor, values: Tensor, rows: RowPlan, sinks: Tensor, scale: float
+    queries: Tensor, keys: Paged, values: Paged, rows: RowPlan, sinks: Tensor, scale: float
 ) -> Tensor:
     """Return the attention output [T, Q, D] f32; see `model.kernels.attention`."""
     num_rows, num_heads, head_dim = queries.shape
@@ -43,11 +45,11 @@ def paged_attention_native(
     out = torch.empty_like(queries)
     shape = (num_rows, num_heads, keys.shape[2], head_dim, keys.shape[1], rows.table.shape[1], rows.window, rows.split)
     required_library().call(
-        f"em_attention_{_SUFFIX[keys.dtype]}",
+        f"em_attention_{'int8' if isinstance(keys, Int8Rows) else _SUFFIX[keys.dtype]}",
         torch.tensor(shape),
         queries,
-        keys,
-        values,
+        *_parts(keys),
+        *_parts(values),
         rows.positions,
         rows.owners,
         rows.table,
@@ -57,3 +59,8 @@ def paged_attention_native(
         threads=num_threads(),
     )
     return out
+
+
+def _parts(paged: Paged) -> tuple[Tensor, ...]:
+    """Return what the kernel takes for keys or values: one tensor, or two where scales belong to it."""
+    return (paged.stored, paged.scales) if isinstance(paged, Int8Rows) else (paged,)

@@ -16,6 +16,7 @@ from model.batch import ForwardBatch, IntArray
 from model.kernels._attention_native import RowPlan, can_attend, paged_attention_native
 from model.kernels.attention_tiles import SPLIT_TOKENS, SplitPlan, TilePlan, TileShape, plan_tiles
 from model.kernels.exact_math import exact_exp, tree_sum
+from model.kernels.int8_rows import Int8Rows, Paged
 from model.kernels.linear import ROW_TILE
 
 
@@ -43,12 +44,12 @@ class AttentionPlan:
 
 
 def paged_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, sinks: Tensor, scale: float
+    queries: Tensor, keys: Paged, values: Paged, plan: AttentionPlan, sinks: Tensor, scale: float
 ) -> Tensor:
     """Return the attention output [T, Q, D] f32.
 
-    queries [T, Q, D] f32; keys and values [B, block_tokens, G, D] in the KV dtype, with this step's rows already
-    stored; sinks [Q]: one logit a head that takes part in the softmax and adds no value
+    queries [T, Q, D] f32; keys and values [B, block_tokens, G, D] as the cache has them, with this step's rows
+    already stored; sinks [Q]: one logit a head that takes part in the softmax and adds no value
     (gpt_oss/torch/model.py, sdpa).
     """
     if can_attend(queries, keys):
@@ -57,7 +58,7 @@ def paged_attention(
 
 
 def paged_attention_torch(
-    queries: Tensor, keys: Tensor, values: Tensor, plan: AttentionPlan, sinks: Tensor, scale: float
+    queries: Tensor, keys: Paged, values: Paged, plan: AttentionPlan, sinks: Tensor, scale: float
 ) -> Tensor:
     """Return what `paged_attention` does, in torch."""
     num_rows, num_heads, head_dim = queries.shape
@@ -108,7 +109,7 @@ def _pad_lanes(grouped: Tensor) -> Tensor:
 _State = tuple[Tensor, Tensor, Tensor]
 
 
-def _merge(queries: Tensor, keys: Tensor, values: Tensor, split: SplitPlan, state: _State, scale: float) -> _State:
+def _merge(queries: Tensor, keys: Paged, values: Paged, split: SplitPlan, state: _State, scale: float) -> _State:
     """Return peak, total and output after the split: [n, G, lanes], [n, G, lanes], [n, G, lanes, D].
 
     A lane that sees nothing of the split keeps its state bit for bit: its weights are exact zeros.
@@ -125,6 +126,10 @@ def _merge(queries: Tensor, keys: Tensor, values: Tensor, split: SplitPlan, stat
     return new_peak, total * keep + tree_sum(weights), new_output
 
 
-def _gather(paged: Tensor, blocks: Tensor) -> Tensor:
+def _gather(paged: Paged, blocks: Tensor) -> Tensor:
     """Return [n, G, SPLIT_TOKENS, D] f32 of the split's blocks [n, blocks] from [B, block_tokens, G, D]."""
-    return paged[blocks].flatten(1, 2).permute(0, 2, 1, 3).float()
+    if isinstance(paged, Int8Rows):
+        rows = Int8Rows(paged.stored[blocks], paged.scales[blocks]).dequantize()
+    else:
+        rows = paged[blocks]
+    return rows.flatten(1, 2).permute(0, 2, 1, 3).float()

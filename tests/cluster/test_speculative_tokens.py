@@ -19,11 +19,13 @@ EAGER = SpeculationSection(max_draft_tokens=6, ngram_tokens=1, row_cost_fraction
 """One token that stood there before is enough to guess, and after the first hit every guess is drafted."""
 
 
-def _standalone(weights: WeightSource | None, speculation: SpeculationSection, **engine: Any) -> Standalone:
+def _standalone(
+    weights: WeightSource | None, speculation: SpeculationSection, kv_cache_dtype: str = "auto", **engine: Any
+) -> Standalone:
     settings: dict[str, Any] = {"kv_cache_bytes": 20_000_000, "logit_digests": True, "max_running_sequences": 8}
     sections = StandaloneSections(
         ModelSection(path="tiny", max_context_tokens=512),
-        NumericsSection(dense_weights="float32"),
+        NumericsSection.model_validate({"dense_weights": "float32", "kv_cache_dtype": kv_cache_dtype}),
         EngineSection(speculation=speculation, **settings | engine),
         AttentionSection(),
     )
@@ -85,10 +87,14 @@ def test_the_tiny_model_says_the_same_when_it_guesses_ahead(temperature: float) 
     assert stats.num_drafted > stats.num_accepted
 
 
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8"])
 @pytest.mark.parametrize("temperature", [0.0, 0.3])
-def test_random_weights_say_the_same_when_they_guess_ahead_in_small_steps(temperature: float) -> None:
+def test_random_weights_say_the_same_when_they_guess_ahead_in_small_steps(
+    temperature: float, kv_cache_dtype: str
+) -> None:
     weights = RandomWeights(random_config(sliding_window=24), seed=5)
-    stats = _assert_same(weights, _requests(200, 60, temperature), max_step_tokens=13)
+    requests = _requests(200, 60, temperature)
+    stats = _assert_same(weights, requests, max_step_tokens=13, kv_cache_dtype=kv_cache_dtype)
     assert stats.num_drafted > stats.num_accepted > 0
 
 

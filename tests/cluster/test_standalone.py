@@ -31,6 +31,8 @@ WINDOW = 24
 
 
 def _sections(mode: str = "precise", path: str = "tiny", **engine: Any) -> StandaloneSections:
+    """Return sections; `mode` may name behind a slash how keys and values are kept."""
+    name, _, kv_cache_dtype = mode.partition("/")
     settings: dict[str, Any] = {
         "kv_cache_bytes": 8_000_000,
         "logit_digests": True,
@@ -39,7 +41,9 @@ def _sections(mode: str = "precise", path: str = "tiny", **engine: Any) -> Stand
     }
     return StandaloneSections(
         ModelSection(path=path, max_context_tokens=512),
-        NumericsSection.model_validate({"mode": mode, "dense_weights": "float32"}),
+        NumericsSection.model_validate(
+            {"mode": name, "dense_weights": "float32", "kv_cache_dtype": kv_cache_dtype or "auto"}
+        ),
         EngineSection(**settings),
         AttentionSection(),
     )
@@ -120,7 +124,7 @@ def _run(standalone: Standalone, batches: Sequence[Sequence[SequenceRequest]]) -
 LENGTHS = (1, 5, 16, 33, 100, 129, 200)
 
 
-@pytest.mark.parametrize("mode", ["float32", "precise", "bf16"])
+@pytest.mark.parametrize("mode", ["float32", "precise", "bf16", "precise/int8"])
 def test_tokens_and_logits_are_the_same_alone_together_in_chunks_and_preempted(mode: str) -> None:
     """Blocks hold 16 tokens; 22 of the full ones cannot hold 7 sequences of 25 to 224 tokens together."""
     weights, requests = _weights(), _requests(LENGTHS)
@@ -148,7 +152,8 @@ def test_the_tiny_model_says_the_same_alone_together_and_in_chunks() -> None:
     assert len({digest for events in alone.events.values() for event in events for digest in event.digests}) == 32
 
 
-def test_what_is_found_in_the_cache_changes_no_bit() -> None:
+@pytest.mark.parametrize("mode", ["precise", "precise/int8"])
+def test_what_is_found_in_the_cache_changes_no_bit(mode: str) -> None:
     """The same prompts again, and as the beginnings of longer ones, with every digest as if computed alone."""
     requests = _requests((40, 100, 129, 200))
     again = [replace(request, sequence_id=f"again-{request.sequence_id}") for request in requests]
@@ -157,8 +162,10 @@ def test_what_is_found_in_the_cache_changes_no_bit() -> None:
         for request in requests
     ]
     weights = _weights()
-    cached, _ = _run(Standalone.of(weights, _sections()), [requests, again, longer])
-    alone, _ = _run(Standalone.of(weights, _sections(prefix_cache=False)), [[request] for request in [*again, *longer]])
+    cached, _ = _run(Standalone.of(weights, _sections(mode)), [requests, again, longer])
+    alone, _ = _run(
+        Standalone.of(weights, _sections(mode, prefix_cache=False)), [[request] for request in [*again, *longer]]
+    )
     for request in (*again, *longer):
         found, computed = cached.events[request.sequence_id], alone.events[request.sequence_id]
         assert [event.digests for event in found] == [event.digests for event in computed]
@@ -181,7 +188,7 @@ def test_stop_ids_beyond_the_vocabulary_do_no_harm() -> None:
 
 
 def _bytes_for(mode: str, num_full: int, num_sliding: int) -> int:
-    config, numerics = _weights().config, Numerics.of(mode)
+    config, numerics = _weights().config, Numerics.of(*mode.split("/"))
     full, sliding = KVCache.bytes_per_block(config, 16, numerics.kv)
     assert full * num_full < sliding * num_sliding, "the sliding group gets at most half"
     return full * num_full + sliding * num_sliding

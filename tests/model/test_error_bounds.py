@@ -19,6 +19,7 @@ from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable
 from model.kv_cache import KVCache, KVCacheShape
 from model.moe import GateOutput, combine
+from model.transformer import Transformer
 from tests.model.test_parity import load_reference
 from tests.support.random_model import load_all, random_config
 from tests.support.steps import one_sequence_batch
@@ -33,6 +34,11 @@ BOUNDS: dict[str, dict[str, float]] = {
 }
 """Where a mode rounds to bf16, an op may lose half a step a rounding (attention: keys and values, which both move the
 result; experts: their input and their output); elsewhere only f32's own rounding is left."""
+
+
+INT8_STEP = 2.5 / 127
+"""Rounding step of 8 bits relative to a head's mean size: its largest value, which is 127 steps, is about 2.5 times that
+among 32. Keys and values lose half a step each at most, and both move the result."""
 
 
 class Truth:
@@ -96,6 +102,15 @@ def rows(size: int, seed: int) -> Tensor:
     return torch.randn(NUM_ROWS, size, generator=torch.Generator().manual_seed(seed)).bfloat16().float()
 
 
+def attention_of(transformer: Transformer, x: Tensor) -> Tensor:
+    """Return norm and attention of one sequence of rows, its keys and values stored as the numerics say."""
+    config = transformer.config
+    num_blocks = NUM_ROWS // 16 + 1
+    kv_cache = KVCache(config, KVCacheShape(num_blocks, num_blocks, 16), transformer.numerics.kv, "cpu")
+    step = prepare_step(config, one_sequence_batch(NUM_ROWS), kv_cache, RotaryTable(config, NUM_ROWS, "cpu"))
+    return transformer.layers[LAYER].attention.forward(x, step, kv_cache)
+
+
 @pytest.mark.parametrize("mode", ["precise", "bf16"])
 class TestBounds:
     """One op after the other."""
@@ -115,13 +130,18 @@ class TestBounds:
     def test_attention_with_keys_and_values_as_stored(self, path: Path, mode: str) -> None:
         truth, theirs = self.pair(path)
         transformer, _ = load_all(open_checkpoint(path), mode)
-        config = transformer.config
-        num_blocks = NUM_ROWS // 16 + 1
-        kv_cache = KVCache(config, KVCacheShape(num_blocks, num_blocks, 16), transformer.numerics.kv, "cpu")
-        step = prepare_step(config, one_sequence_batch(NUM_ROWS), kv_cache, RotaryTable(config, NUM_ROWS, "cpu"))
-        x = rows(config.hidden_size, seed=2)
-        ours = transformer.layers[LAYER].attention.forward(x, step, kv_cache)
+        x = rows(transformer.config.hidden_size, seed=2)
+        ours = attention_of(transformer, x)
         assert_bounded(ours, theirs.attention(x), truth.attention(x), BOUNDS[mode]["attention"])
+
+    def test_attention_with_keys_and_values_in_8_bits(self, path: Path, mode: str) -> None:
+        truth, _ = self.pair(path)
+        x = rows(256, seed=2)
+        errors: list[float] = []
+        for kv_cache_dtype in ("auto", "int8"):
+            transformer, _ = load_all(open_checkpoint(path), mode, kv_cache_dtype)
+            errors.append(relative_error(attention_of(transformer, x), truth.attention(x)))
+        assert errors[0] < errors[1] <= INT8_STEP, errors
 
     def test_gate(self, path: Path, mode: str) -> None:
         truth, theirs = self.pair(path)

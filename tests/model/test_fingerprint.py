@@ -10,6 +10,12 @@ def test_a_fingerprint_tells_modes_apart_and_stays_the_same() -> None:
     assert precise != numerics_fingerprint("cpu", Numerics.of("bf16"))
 
 
+def test_keys_and_values_in_8_bits_have_a_fingerprint_of_their_own() -> None:
+    wide, narrow = (numerics_fingerprint("cpu", Numerics.of("precise", dtype)) for dtype in ("auto", "int8"))
+    assert wide != narrow
+    assert narrow != numerics_fingerprint("cpu", Numerics.of("bf16", "int8"))
+
+
 def test_both_roles_have_one_fingerprint() -> None:
     """The same numerics spread over processes keep their name: their bits are the same."""
     assert joint_fingerprint("a", None) == joint_fingerprint("a", "a") == "a"

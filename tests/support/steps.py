@@ -11,6 +11,7 @@ from model.batch import BlockTables, ForwardBatch
 from model.kv_cache import KVCache, KVCacheShape
 from model.moe import Experts
 from model.transformer import Transformer
+from tests.support.paged import spoil
 
 BLOCK_TOKENS = 16
 
@@ -27,15 +28,13 @@ class Sheet:
     computed: list[int] = field(default_factory=list[int])
 
     def __post_init__(self) -> None:
-        """Allocate the cache and fill it with NaN: only what was stored may be read."""
+        """Allocate a cache in which nothing is stored: reading it gives NaN."""
         per_sequence = -(-self.max_tokens // BLOCK_TOKENS)
         num_blocks = 1 + per_sequence * self.num_sequences
         shape = KVCacheShape(num_blocks, num_blocks, BLOCK_TOKENS)
         config = self.transformer.config
         self.kv_cache = KVCache(config, shape, self.transformer.numerics.kv, "cpu")
-        for layer in range(config.num_layers):
-            for paged in self.kv_cache.layer(layer):
-                paged.fill_(torch.nan)
+        spoil(self.kv_cache, config.num_layers)
         order = np.random.default_rng(self.seed).permutation(np.arange(1, num_blocks))
         self.table = order.reshape(self.num_sequences, per_sequence)
         self.computed = [0] * self.num_sequences

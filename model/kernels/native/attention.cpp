@@ -20,11 +20,29 @@ struct AttentionShape {
   int64_t rows, heads, kv_heads, head_dim, block_tokens, table_width, window, split;
 };
 
+// Keys or values, a head of a token after the other: floats of some width, or 8 bits with a scale a head.
+template <typename Stored>
+struct Plain {
+  const Stored* heads;
+  void widen_to(float* wide, int64_t head, int64_t dim) const {
+    for (int64_t d = 0; d < dim; d += kLanes) store(load(heads + head * dim + d), wide + d);
+  }
+};
+
+struct Scaled {
+  const int8_t* heads;
+  const float* scales;
+  void widen_to(float* wide, int64_t head, int64_t dim) const {
+    const Lanes scale = spread(scales[head]);
+    for (int64_t d = 0; d < dim; d += kLanes) store(times(load(heads + head * dim + d), scale), wide + d);
+  }
+};
+
 // One row's query heads under one KV head. Keys are visited split by split, at fixed absolute positions, in ascending
 // order; the softmax starts from the sink. Only visible keys are read.
-template <typename Stored>
-void attend(const AttentionShape& shape, int64_t kv_head, const float* queries, const Stored* keys,
-            const Stored* values, int64_t position, const int64_t* table, const float* sinks, float scale,
+template <typename Heads>
+void attend(const AttentionShape& shape, int64_t kv_head, const float* queries, const Heads& keys,
+            const Heads& values, int64_t position, const int64_t* table, const float* sinks, float scale,
             float* out) {
   const int64_t dim = shape.head_dim, repeats = shape.heads / shape.kv_heads, split = shape.split;
   thread_local std::vector<float> scratch;
@@ -33,10 +51,9 @@ void attend(const AttentionShape& shape, int64_t kv_head, const float* queries, 
   for (int64_t head = 0; head < repeats; ++head) peak[head] = sinks[head], total[head] = 1;
   std::memset(out, 0, repeats * dim * sizeof(float));
   const int64_t first = shape.window > 0 ? std::max<int64_t>(0, position - shape.window + 1) : 0;
-  const auto widened = [&](const Stored* paged, int64_t key) {
+  const auto widened = [&](const Heads& paged, int64_t key) {
     const int64_t slot = table[key / shape.block_tokens] * shape.block_tokens + key % shape.block_tokens;
-    const Stored* from = paged + (slot * shape.kv_heads + kv_head) * dim;
-    for (int64_t d = 0; d < dim; d += kLanes) store(load(from + d), wide + d);
+    paged.widen_to(wide, slot * shape.kv_heads + kv_head, dim);
   };
   for (int64_t start = first / split * split; start <= position; start += split) {
     const int64_t begin = std::max(first, start), end = std::min(position + 1, start + split);
@@ -77,8 +94,8 @@ void attend(const AttentionShape& shape, int64_t kv_head, const float* queries, 
     for (int64_t d = 0; d < dim; ++d) out[head * dim + d] /= total[head];
 }
 
-template <typename Stored>
-void attention(const int64_t* sizes, const float* queries, const Stored* keys, const Stored* values,
+template <typename Heads>
+void attention(const int64_t* sizes, const float* queries, const Heads& keys, const Heads& values,
                const int64_t* positions, const int64_t* owners, const int64_t* table, const float* sinks,
                const float* scale, float* out, int threads) {
   AttentionShape shape;
@@ -101,12 +118,22 @@ extern "C" {
 void em_attention_f32(const int64_t* sizes, const float* queries, const float* keys, const float* values,
                       const int64_t* positions, const int64_t* owners, const int64_t* table, const float* sinks,
                       const float* scale, float* out, int threads) {
-  attention(sizes, queries, keys, values, positions, owners, table, sinks, scale, out, threads);
+  attention(sizes, queries, Plain<float>{keys}, Plain<float>{values}, positions, owners, table, sinks, scale, out,
+            threads);
 }
 void em_attention_bf16(const int64_t* sizes, const float* queries, const uint16_t* keys, const uint16_t* values,
                        const int64_t* positions, const int64_t* owners, const int64_t* table, const float* sinks,
                        const float* scale, float* out, int threads) {
-  attention(sizes, queries, keys, values, positions, owners, table, sinks, scale, out, threads);
+  attention(sizes, queries, Plain<uint16_t>{keys}, Plain<uint16_t>{values}, positions, owners, table, sinks, scale,
+            out, threads);
+}
+// The same for 8 bits, with scales [blocks, block_tokens, kv_heads].
+void em_attention_int8(const int64_t* sizes, const float* queries, const int8_t* keys, const float* key_scales,
+                       const int8_t* values, const float* value_scales, const int64_t* positions,
+                       const int64_t* owners, const int64_t* table, const float* sinks, const float* scale, float* out,
+                       int threads) {
+  attention(sizes, queries, Scaled{keys, key_scales}, Scaled{values, value_scales}, positions, owners, table, sinks,
+            scale, out, threads);
 }
 
 }  // extern "C"

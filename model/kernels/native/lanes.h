@@ -23,6 +23,7 @@ inline float widen(uint16_t value) {
   std::memcpy(&out, &bits, sizeof out);
   return out;
 }
+inline float widen(int8_t value) { return value; }
 
 #if WITH_AVX2
 using Lanes = __m256;
@@ -31,6 +32,9 @@ inline Lanes load(const float* from) { return _mm256_loadu_ps(from); }
 inline Lanes load(const uint16_t* from) {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+inline Lanes load(const int8_t* from) {
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
 }
 inline Lanes spread(float x) { return _mm256_set1_ps(x); }
 inline Lanes fused(Lanes x, Lanes w, Lanes sum) { return _mm256_fmadd_ps(x, w, sum); }

@@ -14,6 +14,7 @@ from model.batch import ForwardBatch, IntArray
 from model.config import ModelConfig
 from model.kv_cache import KVCache, KVCacheShape
 from model.moe import Experts
+from tests.support.paged import as_tensor, spoil
 from tests.support.random_model import random_config
 
 VOCAB_SIZE = 97
@@ -34,8 +35,7 @@ def hand_cache(num_blocks_full: int, num_blocks_sliding: int, window: int = WIND
     """Return a cache in which nothing is stored: reading it gives NaN."""
     shape = KVCacheShape(num_blocks_full, num_blocks_sliding, BLOCK_TOKENS)
     cache = KVCache(hand_config(window), shape, torch.float32, "cpu")
-    for layer in range(2):
-        cache.layer(layer)[0].fill_(torch.nan)
+    spoil(cache, num_layers=2)
     return cache
 
 
@@ -70,7 +70,7 @@ class HandTransformer:
         self.largest_step = max(self.largest_step, batch.num_tokens)
         if self.fail_with is not None:
             raise self.fail_with
-        sliding, full = kv_cache.layer(0)[0], kv_cache.layer(1)[0]
+        sliding, full = (as_tensor(kv_cache.layer(layer)[0]) for layer in range(2))
         owners = np.repeat(np.arange(batch.num_sequences), batch.num_rows)
         _store(sliding, batch, batch.block_tables.sliding, owners)
         _store(full, batch, batch.block_tables.full, owners)
