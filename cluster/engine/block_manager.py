@@ -8,6 +8,7 @@ that begin alike share whole blocks: keys and values depend on nothing but the t
 """
 
 from collections.abc import Sequence as Ordered
+from itertools import takewhile
 
 import numpy as np
 
@@ -58,10 +59,9 @@ class BlockManager:
         if not self._keeps_prefixes:
             return CachedPrefix()
         most = (sequence.num_known - 1) // self.geometry.block_tokens
-        names = self._named(sequence)[:most]
-        has_full = [self._full_pool.has(name) for name in names]
-        has_sliding = [self._sliding_pool.has(name) for name in names]
-        num_blocks = longest_prefix(has_full, has_sliding, self.geometry)
+        # A sequence that waits is asked about in every step: its long prompt is read as far as it is there.
+        names = list(takewhile(self._full_pool.has, self._named(sequence)[:most]))
+        num_blocks = longest_prefix([self._sliding_pool.has(name) for name in names], self.geometry)
         full, sliding = self._parts(names, num_blocks)
         held = BlockCount(
             sum(self._full_pool.is_held(name) for name in full),

@@ -59,15 +59,14 @@ def extend_names(names: list[BlockName], salt: str, token_ids: Ordered[int], blo
         names.append(hashlib.blake2b(before + content, digest_size=_NAME_BYTES).digest())
 
 
-def longest_prefix(has_full: Ordered[bool], has_sliding: Ordered[bool], geometry: BlockGeometry) -> int:
-    """Return how many blocks at the beginning can be used.
+def longest_prefix(has_sliding: Ordered[bool], geometry: BlockGeometry) -> int:
+    """Return how many blocks can be used of those at the beginning that are there in the full group.
 
-    All of them must be there in the full group, and in the sliding group those that the next row's window reaches.
+    In the sliding group, where `has_sliding` says which are there, the next row's window must find all it reaches.
     """
-    num_full = next((place for place, is_there in enumerate(has_full) if not is_there), len(has_full))
     best = run = 0
-    for place in range(num_full):
-        run = run + 1 if has_sliding[place] else 0
+    for place, is_there in enumerate(has_sliding):
+        run = run + 1 if is_there else 0
         num_blocks = place + 1
         if run >= num_blocks - geometry.first_sliding(num_blocks * geometry.block_tokens):
             best = num_blocks

@@ -80,7 +80,7 @@ def schedule(
         draft.give_first_row(sequence)
     for sequence in draft.kept:
         draft.give_more_rows(sequence)
-    if not draft.preempted:
+    if waiting and not draft.preempted:
         draft.admit(waiting, limits.max_running_sequences)
     order = [*draft.kept, *(sequence for sequence, _ in draft.admitted)]
     chunks = (Chunk(sequence, draft.start(sequence), draft.rows.get(sequence.arrival, 0)) for sequence in order)
