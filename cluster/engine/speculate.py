@@ -31,7 +31,11 @@ class SpeculationLimits:
     ngram_tokens: int = 3
     """So many last tokens must have stood in the text before."""
     row_cost_fraction: float = 0.5
-    """Time that another row adds to a step of one row, as a share of it."""
+    """Time that another row adds to a step of one row, as a share of it.
+
+    For gpt-oss-20b on one core that was 0.37 on average over up to 20 rows: a row reads experts of its own. Drafts
+    must be worth more than they cost, so that a wrong estimate loses little.
+    """
 
 
 @dataclass(frozen=True, slots=True)
