@@ -42,8 +42,8 @@ class LiveSequence:
                 sequence.token_ids,
                 sequence.num_prompt,
                 self.stop_rule.blocked_ids(sequence.num_output + place),
-                chunk.draft[:place],
-                self._counts,
+                ahead=chunk.draft[:place],
+                counts=self._counts,
             )
             for place in range(chunk.num_samples)
         ]
