@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from router.api.chat import chat_routes
@@ -19,13 +20,17 @@ from router.api.health import health_routes
 from router.api.models import model_routes
 from router.api.openapi import TITLE, install_openapi
 from router.api.replies import json_reply
+from router.api.responses import response_routes
+from router.api.responses_service import Responses
+from router.api.responses_types import ResponseBody
 from router.api.tokenize import DetokenizeBody, TokenizeBody, tokenize_routes
 from router.auth import KeyRing, load_keys
 from router.config import Config, HttpSection
 from router.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestError
 from router.service import InferenceService
+from router.store import ResponseStore
 
-_BODIES = (ChatBody, CompletionBody, TokenizeBody, DetokenizeBody)
+_BODIES = (ChatBody, CompletionBody, ResponseBody, TokenizeBody, DetokenizeBody)
 
 
 def create_app(
@@ -38,22 +43,27 @@ def create_app(
     Whoever listens calls `router.auth.require_keys_off_loopback` first. CORS is closed.
     """
     keys = load_keys(config.edge.auth) if keys is None else keys
+    responses = Responses(service, ResponseStore(config.edge.store))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None, None]:
         await service.warm_up()
+        await responses.open()
         yield
+        await responses.close()
 
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
     for routes in (
         chat_routes(service, config.edge.http),
         completion_routes(service, config.edge.http),
+        response_routes(responses, keys, config.edge.http),
         model_routes(service),
         tokenize_routes(service),
         health_routes(service),
     ):
         app.include_router(routes)
     app.add_exception_handler(HTTPException, _routing_error)
+    app.add_exception_handler(RequestValidationError, _query_error)
     app.add_middleware(
         Gate, keys=keys, http=config.edge.http, new_meter=service.new_meter, names_responses=names_responses
     )
@@ -86,3 +96,12 @@ async def _routing_error(request: Request, error: Exception) -> Response:
     else:
         answer = InvalidRequest(str(error.detail))
     return json_reply(answer.body(), {**answer.headers(), **(error.headers or {})}, answer.status)
+
+
+async def _query_error(_: Request, error: Exception) -> Response:
+    """Answer a query parameter that the framework refuses; bodies are read by ourselves."""
+    assert isinstance(error, RequestValidationError), f"registered for RequestValidationError, got {error!r}"
+    problem = error.errors()[0]
+    name = str(problem["loc"][-1])
+    answer = InvalidRequest(f"{name}: {problem['msg']} (value: {str(problem['input'])[:120]!r})", name, "invalid_value")
+    return json_reply(answer.body(), answer.headers(), answer.status)

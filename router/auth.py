@@ -50,6 +50,13 @@ class KeyRing:
             raise Unauthenticated("This API key is not known here.")
         return digest.hex()[:8]
 
+    def owner(self, authorization: str | None) -> str:
+        """Return whose things the bearer of a checked `authorization` header sees: the key's digest.
+
+        It is empty where no key is asked for: there everybody is the same.
+        """
+        return "" if self.is_empty else _digest((authorization or "")[len(_SCHEME) :].strip()).hex()
+
 
 def note_client(key_name: str | None) -> None:
     """Remember, for the request that is being answered, whose key it came with; None where no key is needed."""

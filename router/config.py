@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection, Section
 from router.config_fields import section_advice, unknown_field
@@ -62,6 +62,28 @@ class LimitsSection(Section):
     request_timeout_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="Longest life of a request")
 
 
+class StoreSection(Section):
+    """Stored responses, which clients fetch again or go on from."""
+
+    url: Annotated[str, Field(pattern=r"^(sqlite:///|postgresql://).")] | None = Field(
+        default=None,
+        description="`sqlite:///FILE` or `postgresql://USER:PASSWORD@HOST/NAME`; by default a SQLite file in the "
+        "user's data directory. Several edges need PostgreSQL",
+    )
+    expiry_days: Annotated[float, Field(gt=0)] = Field(default=30.0, description="Days until a response is gone")
+    max_responses: Annotated[int, Field(gt=0)] = Field(
+        default=100_000, description="Most responses kept; beyond it those unused for longest go"
+    )
+    max_bytes: Annotated[int, Field(gt=0)] = Field(
+        default=10_000_000_000, description="Most bytes that responses may take; beyond it those unused for longest go"
+    )
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether several edges can use it."""
+        return self.url is not None and self.url.startswith("postgresql://")
+
+
 class EdgeSection(Section):
     """The edge: HTTP and gRPC in front of the attention replicas."""
 
@@ -69,10 +91,20 @@ class EdgeSection(Section):
     grpc: GrpcSection = Field(default_factory=GrpcSection, description="gRPC server")
     auth: AuthSection = Field(default_factory=AuthSection, description="API keys")
     limits: LimitsSection = Field(default_factory=LimitsSection, description="Limits of a request")
+    store: StoreSection = Field(default_factory=StoreSection, description="Stored responses")
     num_replicas: Annotated[int, Field(gt=0)] = Field(default=1, description="Edge replicas")
     conversation_date: str | None = Field(
         default=None, description="Date in the system message as YYYY-MM-DD; by default today's at the request"
     )
+
+    @model_validator(mode="after")
+    def _check_store(self) -> Self:
+        if self.num_replicas > 1 and not self.store.is_shared:
+            raise ValueError(
+                f"num_replicas is {self.num_replicas}, and several edges cannot share a SQLite file: set store.url to "
+                "postgresql://USER:PASSWORD@HOST/NAME, or num_replicas to 1"
+            )
+        return self
 
 
 class Config(Section):

@@ -93,7 +93,7 @@ class InferenceService:
 
     async def warm_up(self) -> None:
         """Load what the first request would otherwise wait for: the vocabulary and openai-harmony."""
-        await asyncio.to_thread(self._renderer.render, Conversation(()), self._today())
+        await asyncio.to_thread(self._renderer.render, Conversation(()), self.today())
 
     async def chat(self, request: ChatRequest) -> Generation[ChatUpdate]:
         """Start to answer a conversation. Raises RequestError before anything runs; later errors come while reading."""
@@ -130,7 +130,7 @@ class InferenceService:
 
     async def render(self, conversation: Conversation) -> Prompt:
         """Return the prompt; raises InvalidRequest for a tool, TokenizerError for a text that cannot be rendered."""
-        date = self._today()
+        date = conversation.date or self.today()
         if sum(len(turn.text) for turn in conversation.turns) <= MAX_INLINE_CHARS and not conversation.functions:
             return self._renderer.render(conversation, date)
         return await asyncio.to_thread(self._renderer.render, conversation, date)
@@ -162,6 +162,10 @@ class InferenceService:
     def new_meter(self, endpoint: str) -> RequestMeter:
         """Begin to measure a request."""
         return RequestMeter(self.metrics, endpoint, self._clock)
+
+    def today(self) -> str:
+        """Return the date that a conversation has that begins now, as YYYY-MM-DD."""
+        return self._date or datetime.now(UTC).date().isoformat()
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFound if `name` is not what is served; no name is whatever is served."""
@@ -262,9 +266,6 @@ class InferenceService:
                 if choice.finish is not None:
                     return
         raise EngineStopped("the backend's events ended without a finish reason")
-
-    def _today(self) -> str:
-        return self._date or datetime.now(UTC).date().isoformat()
 
 
 def not_ready(readiness: Readiness) -> Unavailable:

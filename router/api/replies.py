@@ -57,8 +57,8 @@ async def whole_reply(
         return True
 
     async with generation:
-        if not await _while_connected(request, read()):
-            return _nobody()
+        if not await while_connected(request, read()):
+            return nobody()
         return json_reply(answer(generation.usage), headers)
 
 
@@ -74,17 +74,17 @@ async def stream_reply(
     The first update is waited for, for a while: an error until then is still a status.
     """
     try:
-        is_there = await _while_connected(request, generation.begin(http.keep_alive_s))
+        is_there = await while_connected(request, generation.begin(http.keep_alive_s))
     except BaseException:
         await generation.aclose()
         raise
     if not is_there:
         await generation.aclose()
-        return _nobody()
+        return nobody()
     return EventStream(events, generation, headers, http.keep_alive_s, http.stalled_client_s)
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, bool]) -> bool:
+async def while_connected(request: Request, work: Coroutine[Any, Any, bool]) -> bool:
     """Return what `work` gives; False, with the work cancelled, if the client leaves before."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(wait_until_gone(request.receive))
@@ -97,6 +97,6 @@ async def _while_connected(request: Request, work: Coroutine[Any, Any, bool]) ->
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-def _nobody() -> Response:
+def nobody() -> Response:
     """Return what is said to a client that has left; nobody reads it."""
     return Response(status_code=_CLIENT_CLOSED_REQUEST)

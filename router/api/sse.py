@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from router.errors import answer_to
+from router.errors import RequestError, answer_to
 
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
@@ -31,11 +31,16 @@ class Closable(Protocol):
 
 
 class EventStream(StreamingResponse):
-    """A response that sends events; `source` is closed at the end, whatever ends it."""
+    """A response that sends events; `source` is closed at the end, whatever ends it.
+
+    A family whose events look otherwise says so in `encode`, `encode_failure` and `ending`.
+    """
+
+    ending = DONE
 
     def __init__(
         self,
-        events: AsyncIterator[Mapping[str, Any]],
+        events: AsyncIterator[Any],
         source: Closable,
         headers: Mapping[str, str],
         keep_alive_s: float,
@@ -67,16 +72,24 @@ class EventStream(StreamingResponse):
         if error is not None and not isinstance(error, OSError):
             raise error
 
+    def encode(self, event: Any) -> bytes:
+        """Return one event's bytes."""
+        return encode_event(event)
+
+    def encode_failure(self, error: Exception) -> bytes:
+        """Return what a client is told inside of the stream when it cannot go on."""
+        return encode_event(told(error).body()) + self.ending
+
     async def _write(self, send: Send) -> None:
         await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         has_more = True
         while has_more:
             try:
-                data = encode_event(await anext(self._events))
+                data = self.encode(await anext(self._events))
             except StopAsyncIteration:
-                has_more, data = False, DONE
+                has_more, data = False, self.ending
             except Exception as error:  # noqa: BLE001 - the client is told inside of the stream
-                has_more, data = False, encode_event(_told(error)) + DONE
+                has_more, data = False, self.encode_failure(error)
             await self._send(send, {"type": "http.response.body", "body": data, "more_body": has_more})
 
     async def _watch(self, send: Send) -> None:
@@ -102,11 +115,12 @@ class EventStream(StreamingResponse):
         self._send_began_s = None
 
 
-def _told(error: Exception) -> Mapping[str, Any]:
+def told(error: Exception) -> RequestError:
+    """Return what a client is told about an error inside of a stream; what is our fault is logged."""
     answer = answer_to(error)
     if answer.status == 500:
         _log.error("a stream failed", exc_info=error)
-    return answer.body()
+    return answer
 
 
 def encode_event(event: Mapping[str, Any]) -> bytes:

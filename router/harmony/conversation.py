@@ -60,6 +60,8 @@ class AssistantTurn:
     text: str = ""
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+    is_preamble: bool = False
+    """What it said was said before a call, also where the call is a turn of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,8 @@ class Conversation:
     tool_mode: ToolMode = ToolMode.AUTO
     forced_tool: str | None = None
     """With `tool_mode` REQUIRED: the one tool to call."""
+    date: str | None = None
+    """When the conversation began, as YYYY-MM-DD; None: today. A pinned one keeps later prompts' beginnings equal."""
 
     @property
     def callable_tools(self) -> CallableTools:

@@ -22,7 +22,7 @@ def visible_turns(turns: Sequence[Turn], python_name: str | None) -> list[Turn]:
 
 
 def _is_final(turn: Turn) -> bool:
-    return isinstance(turn, AssistantTurn) and turn.text != "" and not turn.calls
+    return isinstance(turn, AssistantTurn) and turn.text != "" and not turn.calls and not turn.is_preamble
 
 
 def _without_analysis(turn: Turn, python_name: str | None) -> Turn | None:

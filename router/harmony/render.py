@@ -101,7 +101,8 @@ class Renderer:
 
     def _assistant(self, turn: AssistantTurn, python_name: str | None) -> list[int]:
         ids: list[int] = []
-        for channel, text in (("analysis", turn.reasoning), ("commentary" if turn.calls else "final", turn.text)):
+        said = "commentary" if turn.calls or turn.is_preamble else "final"
+        for channel, text in (("analysis", turn.reasoning), (said, turn.text)):
             if text:
                 ids += self._message("assistant", self._encode(text), [CHANNEL, *self._encode(channel)])
         for call in turn.calls:

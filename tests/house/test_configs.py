@@ -21,7 +21,7 @@ PRESETS = (
     "tiny-collapsed",
     "tiny-standalone",
 )
-UNIT = re.compile(r"(num|max|min|target)_\w+|\w+_(s|ms|bytes|tokens|fraction)|port|copies")
+UNIT = re.compile(r"(num|max|min|target)_\w+|\w+_(s|ms|days|bytes|tokens|fraction)|port|copies")
 """A number's name: a count or limit of what it names, a quantity that ends in its unit, a port, copies of an expert."""
 
 

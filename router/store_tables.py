@@ -1,0 +1,129 @@
+"""The tables of stored responses, and how a database of them is opened: SQLite or PostgreSQL."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Double,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    event,
+    make_url,
+)
+
+from router.errors import ConfigInvalid
+
+DATA_VARIABLE = "EXPERTMESH_DATA"
+MAX_CONNECTIONS = 4
+"""To PostgreSQL, of one edge. SQLite has one writer anyway."""
+_BUSY_TIMEOUT_MS = 10_000
+
+METADATA = MetaData()
+RESPONSES = Table(
+    "expertmesh_responses",
+    METADATA,
+    Column("id", String(80), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("is_background", Boolean, nullable=False),
+    Column("previous_id", String(80)),
+    Column("date", String(10), nullable=False),
+    Column("used_s", Double, nullable=False),
+    Column("expires_s", Double, nullable=False),
+    Column("lease_s", Double),
+    Column("wants_cancel", Boolean, nullable=False),
+    Column("num_bytes", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Index("expertmesh_responses_by_expiry", "expires_s"),
+    Index("expertmesh_responses_by_use", "owner", "used_s", "num_bytes"),
+)
+"""One row a response. `body` is compressed JSON; times are seconds since the epoch."""
+EVENTS = Table(
+    "expertmesh_response_events",
+    METADATA,
+    Column("response_id", String(80), primary_key=True),
+    Column("first", Integer, primary_key=True),
+    Column("last", Integer, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+"""Events of a stream in pieces: compressed JSON lines of the sequence numbers `first` to `last`."""
+SECRETS = Table(
+    "expertmesh_secrets",
+    METADATA,
+    Column("name", String(40), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+"""What all edges of one database share."""
+
+
+def default_url() -> str:
+    """Return the URL of the SQLite file in `$EXPERTMESH_DATA`, else in the user's data directory."""
+    return f"sqlite:///{data_dir() / 'responses.sqlite'}"
+
+
+def data_dir() -> Path:
+    """Return where this program keeps what it cannot make again; it need not exist yet."""
+    chosen = os.environ.get(DATA_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "expertmesh"
+    base = Path(os.environ.get("XDG_DATA_HOME", ""))
+    # The XDG specification says to ignore a relative path.
+    return (base if base.is_absolute() else Path.home() / ".local" / "share") / "expertmesh"
+
+
+def open_database(url: str | None) -> Engine:
+    """Return an engine whose tables exist; raises ConfigInvalid for a driver or a directory that cannot be had.
+
+    What the database itself refuses is raised as SQLAlchemy's errors.
+    """
+    parsed = make_url(url or default_url())
+    if parsed.get_backend_name() == "postgresql":
+        return _created(create_engine(_with_driver(parsed), pool_size=MAX_CONNECTIONS, pool_pre_ping=True))
+    if parsed.database not in (None, "", ":memory:"):
+        _make_directory(Path(str(parsed.database)))
+    engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
+    event.listen(engine, "connect", _set_pragmas)
+    return _created(engine)
+
+
+def _with_driver(url: Any) -> Any:
+    try:
+        import psycopg
+    except ImportError as error:
+        message = "edge.store.url names PostgreSQL, whose driver is missing: pip install 'expertmesh[postgresql]'"
+        raise ConfigInvalid(message) from error
+    assert psycopg.apilevel == "2.0", "the driver speaks Python's database interface"
+    return url.set(drivername="postgresql+psycopg")
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Others on this machine have no business with conversations.
+        path.touch(mode=0o600, exist_ok=True)
+    except OSError as error:
+        message = f"stored responses need {path}: {error}; set {DATA_VARIABLE} or edge.store.url"
+        raise ConfigInvalid(message) from error
+
+
+def _created(engine: Engine) -> Engine:
+    METADATA.create_all(engine)
+    return engine
+
+
+def _set_pragmas(connection: Any, _record: Any) -> None:
+    # A crash of the machine may lose the last responses, never the file.
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
+        connection.execute(f"PRAGMA {pragma}").close()
