@@ -27,6 +27,8 @@ DATA_VARIABLE = "EXPERTMESH_DATA"
 MAX_CONNECTIONS = 4
 """To PostgreSQL, of one edge. SQLite has one writer anyway."""
 _BUSY_TIMEOUT_MS = 10_000
+_SCHEMA_LOCK = 5_207_001
+"""Any number that nobody else locks in the same database."""
 
 METADATA = MetaData()
 RESPONSES = Table(
@@ -90,12 +92,13 @@ def open_database(url: str | None) -> Engine:
     """
     parsed = make_url(url or default_url())
     if parsed.get_backend_name() == "postgresql":
-        return _created(create_engine(_with_driver(parsed), pool_size=MAX_CONNECTIONS, pool_pre_ping=True))
+        shared = create_engine(_with_driver(parsed), pool_size=MAX_CONNECTIONS, pool_pre_ping=True)
+        return _created(shared, f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
     if parsed.database not in (None, "", ":memory:"):
         _make_directory(Path(str(parsed.database)))
     engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _set_pragmas)
-    return _created(engine)
+    return _created(engine, "BEGIN IMMEDIATE")
 
 
 def _with_driver(url: Any) -> Any:
@@ -118,8 +121,11 @@ def _make_directory(path: Path) -> None:
         raise ConfigInvalid(message) from error
 
 
-def _created(engine: Engine) -> Engine:
-    METADATA.create_all(engine)
+def _created(engine: Engine, lock: str) -> Engine:
+    """Return `engine` with its tables, made by whoever comes first: others wait for the `lock`."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql(lock)
+        METADATA.create_all(connection)
     return engine
 
 
