@@ -1,8 +1,8 @@
 """ResponseStore: responses that outlive their request, kept in SQLite or PostgreSQL, seen by their owner only.
 
     put, get, chain, delete          a response; a chain is a conversation's responses, the first one first
-    add_events, events               what its stream said
-    renew, ask_cancel                a response under way is leased by the edge that runs it
+    events                           what its stream said
+    renew, end, ask_cancel           a response under way is leased by the edge that runs it
 
 Expired responses are gone for whoever asks, and swept away later. Beyond the bounds those unused for longest go, of the
 owner who holds most.
@@ -31,7 +31,7 @@ from router.store_rows import (
     expired_rows,
     find_events,
     find_row,
-    has_row,
+    is_leased,
     oldest_rows,
     put_row,
     renew_row,
@@ -76,28 +76,44 @@ class ResponseStore:
         """Open the database; raises ConfigInvalid if it cannot be had at all, Unavailable if it does not answer."""
         await self._run(lambda _: None)
 
-    async def put(self, stored: StoredResponse, is_running: bool = False) -> None:
-        """Write a response, over itself if it is there; with `is_running` it is leased to the caller."""
+    async def put(self, stored: StoredResponse, lines: Sequence[bytes] = (), is_running: bool = False) -> None:
+        """Write a response and its events, each one line of JSON; with `is_running` it is leased to the caller."""
 
         def put(connection: Connection) -> None:
             now_s = self._now_s()
             lease_s = now_s + LEASE_S if is_running else None
-            self._hold(1, put_row(connection, stored, now_s, self._expiry_s(now_s), lease_s))
+            num_bytes = put_row(connection, stored, now_s, self._expiry_s(now_s), lease_s)
+            self._hold(1, num_bytes + add_events(connection, stored.id, 0, lines))
 
         await self._run(put)
         await self._sweep_if_due()
 
-    async def put_over(self, stored: StoredResponse) -> bool:
-        """Write a response whose row was there; return False, having written nothing, if it was deleted since."""
+    async def renew(self, response_id: str, first: int, lines: Sequence[bytes]) -> bool:
+        """Say that a response is still run, and keep its events from sequence number `first` on.
 
-        def put(connection: Connection) -> bool:
-            now_s = self._now_s()
-            if not has_row(connection, stored.id):
+        Return whether it is still wanted: neither cancelled, nor deleted, nor taken for lost.
+        """
+
+        def renew(connection: Connection) -> bool:
+            is_wanted = renew_row(connection, response_id, self._now_s() + LEASE_S)
+            if is_wanted:
+                self._hold(0, add_events(connection, response_id, first, lines))
+            return is_wanted
+
+        return await self._run(renew)
+
+    async def end(self, stored: StoredResponse, first: int, lines: Sequence[bytes]) -> bool:
+        """Write how a leased response ended, and its last events; return False if it was deleted, or ended, before."""
+
+        def end(connection: Connection) -> bool:
+            if not is_leased(connection, stored.id):
                 return False
+            now_s = self._now_s()
+            self._hold(0, add_events(connection, stored.id, first, lines))
             self._hold(0, put_row(connection, stored, now_s, self._expiry_s(now_s), None))
             return True
 
-        return await self._run(put)
+        return await self._run(end)
 
     async def end_lost(self, stored: StoredResponse, first: int, lines: Sequence[bytes]) -> None:
         """Write how a response ended that nobody runs any more, and its last events; the first who says so is heard."""
@@ -149,23 +165,9 @@ class ResponseStore:
 
         return await self._run(remove)
 
-    async def add_events(self, response_id: str, first: int, lines: Sequence[bytes]) -> None:
-        """Keep events of a stored response from sequence number `first` on, each one line of JSON."""
-
-        def add(connection: Connection) -> None:
-            if has_row(connection, response_id):
-                self._hold(0, add_events(connection, response_id, first, lines))
-
-        if lines:
-            await self._run(add)
-
     async def events(self, response_id: str, after: int) -> list[bytes]:
         """Return the kept events behind sequence number `after`, as JSON, in order."""
         return await self._run(lambda connection: find_events(connection, response_id, after))
-
-    async def renew(self, response_id: str) -> bool:
-        """Say that a response is still run; return whether it is still wanted: neither cancelled nor deleted."""
-        return await self._run(lambda connection: renew_row(connection, response_id, self._now_s() + LEASE_S))
 
     async def ask_cancel(self, response_id: str) -> None:
         """Ask the edge that runs a response to give it up: it looks whenever it renews."""

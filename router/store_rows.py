@@ -85,9 +85,10 @@ def find_row(connection: Connection, owner: str, response_id: str, now_s: float)
     return None if row is None else _stored(row, now_s)
 
 
-def has_row(connection: Connection, response_id: str) -> bool:
-    """Return whether a response is there, expired or not."""
-    return connection.execute(select(RESPONSES.c.id).where(RESPONSES.c.id == response_id)).first() is not None
+def is_leased(connection: Connection, response_id: str) -> bool:
+    """Return whether a response is there and not over."""
+    where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s.is_not(None))
+    return connection.execute(select(RESPONSES.c.id).where(*where)).first() is not None
 
 
 def touch_rows(connection: Connection, response_ids: Sequence[str], now_s: float, expires_s: float) -> None:
@@ -109,7 +110,7 @@ def want_cancel(connection: Connection, response_id: str) -> None:
 
 def renew_row(connection: Connection, response_id: str, lease_s: float) -> bool:
     """Say that a response is still run; return whether it is still wanted."""
-    where = (RESPONSES.c.id == response_id, RESPONSES.c.wants_cancel.is_(False))
+    where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s.is_not(None), RESPONSES.c.wants_cancel.is_(False))
     return connection.execute(update(RESPONSES).where(*where).values(lease_s=lease_s)).rowcount == 1
 
 
@@ -121,6 +122,8 @@ def claim_lost(connection: Connection, response_id: str, now_s: float) -> bool:
 
 def add_events(connection: Connection, response_id: str, first: int, lines: Sequence[bytes]) -> int:
     """Keep the events from sequence number `first` on; return their bytes."""
+    if not lines:
+        return 0
     data = zlib.compress(b"\n".join(lines), _COMPRESSION_LEVEL)
     last = first + len(lines) - 1
     connection.execute(insert(EVENTS).values(response_id=response_id, first=first, last=last, data=data))

@@ -9,7 +9,8 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from router.api.responses_answers import RUNNING
 from router.api.responses_events import Event, ResponseWriter
@@ -50,7 +51,7 @@ Keep = Callable[["ResponseJob"], Awaitable[bool]]
 
 @dataclass
 class ResponseJob:
-    """A response that is being made. `keep` stores it when it is over, and says whether that went well."""
+    """A response that is being made. `keep` stores what its client waited for, and says whether that went well."""
 
     generation: Generation[ChatUpdate]
     writer: ResponseWriter
@@ -63,6 +64,10 @@ class ResponseJob:
     def is_over(self) -> bool:
         """Return whether the last event was written."""
         return self.writer.response["status"] not in RUNNING
+
+    def final(self) -> StoredResponse:
+        """Return what is to be stored of a response that is over."""
+        return replace(self.stored, response=cast(dict[str, Any], self.writer.response))
 
     async def steps(self) -> AsyncGenerator[Event, None]:
         """Yield all events, the last one telling how it ended; no error but that of being cancelled is raised."""
@@ -167,10 +172,9 @@ class LiveResponse:
     async def _end(self, last: Event) -> None:
         """Store the end before anybody hears of it."""
         sent = Sent.of(last)
-        self._job.lines = [one.data for one in self._sent[self._num_kept :]] + [sent.data]
+        lines = [*(one.data for one in self._sent[self._num_kept :]), sent.data]
         try:
-            await self._store.add_events(self._job.stored.id, self._num_kept, self._job.lines)
-            await self._job.keep(self._job)
+            await self._store.end(self._job.final(), self._num_kept, lines)
         except Unavailable:
             _log.warning("the end of %s could not be stored", self._job.stored.id)
         self._sent.append(sent)
@@ -187,11 +191,10 @@ class LiveResponse:
         while not await self._has_ended_within(FLUSH_INTERVAL_S):
             try:
                 lines = [one.data for one in self._sent[self._num_kept :]]
-                await self._store.add_events(self._job.stored.id, self._num_kept, lines)
-                self._num_kept += len(lines)
-                if not await self._store.renew(self._job.stored.id):
+                if not await self._store.renew(self._job.stored.id, self._num_kept, lines):
                     self._stop()
                     return
+                self._num_kept += len(lines)
             except Unavailable:
                 _log.warning("%s goes on, though it cannot be stored now", self._job.stored.id)
 

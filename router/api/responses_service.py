@@ -152,13 +152,8 @@ class Responses:
         """Store a response that is over; return False if it was to be stored and could not be."""
         if not job.writer.response["store"]:
             return True
-        stored = replace(job.stored, response=cast(dict[str, Any], job.writer.response))
         try:
-            if stored.response["background"]:
-                await self._store.put_over(stored)
-            else:
-                await self._store.put(stored)
-                await self._store.add_events(stored.id, 0, job.lines)
+            await self._store.put(job.final(), job.lines)
         except Unavailable:
             return False
         return True

@@ -82,8 +82,7 @@ def made(number: int, previous: int | None = None, owner: str = "me", **fields: 
 def test_what_is_put_is_got_and_deleted(url: str) -> None:
     async def work() -> None:
         async with opened(url, HandClock()) as store:
-            await store.put(made(1))
-            await store.add_events(id_of(1), 0, [b'{"a":1}', b'{"a":2}'])
+            await store.put(made(1), [b'{"a":1}', b'{"a":2}'])
             assert await store.get("me", id_of(1)) == made(1)
             assert await store.get("you", id_of(1)) is None
             assert not await store.delete("you", id_of(1))
@@ -124,13 +123,14 @@ def test_events_are_given_behind_a_number_however_they_were_cut(url: str) -> Non
     async def work() -> None:
         lines = [b'{"n":%d}' % number for number in range(10)]
         async with opened(url, HandClock()) as store:
-            await store.put(made(1))
-            for first, last in ((0, 3), (3, 4), (4, 10)):
-                await store.add_events(id_of(1), first, lines[first:last])
-            await store.add_events(id_of(1), 10, [])
+            await store.put(made(1), is_running=True)
+            for first, last in ((0, 3), (3, 4), (4, 4), (4, 9)):
+                assert await store.renew(id_of(1), first, lines[first:last])
+            assert await store.end(made(1), 9, lines[9:])
+            assert not await store.renew(id_of(1), 10, lines), "what is over says nothing more"
             for after in range(-1, 12):
                 assert await store.events(id_of(1), after) == lines[after + 1 :]
-            await store.add_events(id_of(2), 0, lines)
+            assert not await store.renew(id_of(2), 0, lines)
             assert await store.events(id_of(2), -1) == [], "a response that is not there has no events"
 
     run(work())
@@ -211,12 +211,12 @@ def test_beyond_the_most_bytes_the_owner_who_holds_most_makes_room(url: str) -> 
 def test_events_count_as_bytes(url: str) -> None:
     async def work() -> None:
         async with opened(url, HandClock()) as store:
-            await store.put(made(1))
+            await store.put(made(1), is_running=True)
             bare = (await store.sweep()).num_bytes
-            await store.add_events(id_of(1), 0, [b"x" * 1000])
-            assert (await store.sweep()).num_bytes > bare
+            await store.renew(id_of(1), 0, [b"x" * 1000])
             with_events = (await store.sweep()).num_bytes
-            assert await store.put_over(made(1))
+            assert with_events > bare
+            await store.end(made(1), 1, [])
             assert (await store.sweep()).num_bytes == with_events
 
     run(work())
@@ -234,7 +234,7 @@ def test_a_response_under_way_is_not_evicted_and_lost_when_its_lease_ends(url: s
             assert running is not None
             assert not running.is_lost
             clock.now_s += LEASE_S - 2
-            assert await store.renew(id_of(1))
+            assert await store.renew(id_of(1), 0, [])
             clock.now_s += LEASE_S
             lost = await store.get("me", id_of(1))
             assert lost is not None
@@ -242,6 +242,8 @@ def test_a_response_under_way_is_not_evicted_and_lost_when_its_lease_ends(url: s
             failed = made(1, status="failed", background=True)
             await store.end_lost(failed, 0, [b"{}"])
             await store.end_lost(made(1, status="completed"), 1, [b"{}"])
+            assert not await store.renew(id_of(1), 0, []), "whoever ran it hears of it"
+            assert not await store.end(made(1, status="completed"), 0, [])
             assert await store.get("me", id_of(1)) == failed
             assert await store.events(id_of(1), -1) == [b"{}"]
 
@@ -254,10 +256,10 @@ def test_who_runs_a_response_hears_that_it_is_not_wanted(url: str) -> None:
             for number in (1, 2):
                 await store.put(made(number, status="in_progress"), is_running=True)
             await store.ask_cancel(id_of(1))
-            assert not await store.renew(id_of(1))
+            assert not await store.renew(id_of(1), 0, [])
             await store.delete("me", id_of(2))
-            assert not await store.renew(id_of(2))
-            assert not await store.put_over(made(2)), "what was deleted does not come back"
+            assert not await store.renew(id_of(2), 0, [])
+            assert not await store.end(made(2), 0, []), "what was deleted does not come back"
             assert await store.get("me", id_of(2)) is None
 
     run(work())

@@ -10,6 +10,7 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,7 @@ def running_postgres() -> Generator[str]:
     with tempfile.TemporaryDirectory(prefix="pg") as directory:
         os.chown(directory, user, -1)
         data = f"{directory}/data"
-        as_user = {"user": user} if os.getuid() == 0 else {}
+        as_user: dict[str, Any] = {"user": user} if os.getuid() == 0 else {}
         setup = [initdb, "-D", data, "-A", "trust", "-U", "test", "-E", "UTF8", "--no-sync"]
         subprocess.run(setup, check=True, capture_output=True, cwd=directory, **as_user)
         with socket.socket() as probe:
