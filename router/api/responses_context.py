@@ -66,7 +66,7 @@ class ContextReader:
         try:
             chain = await self._store.chain(owner, previous_id, self._max_items)
         except NotFound as error:
-            raise InvalidRequest(error.message, PREVIOUS, "previous_response_not_found") from error
+            raise InvalidRequest(f"{PREVIOUS}: {error.message}", PREVIOUS, "previous_response_not_found") from error
         if chain[-1].status in RUNNING and not chain[-1].is_lost:
             message = f"The response {previous_id} is not over yet; go on from it once it is."
             raise InvalidRequest(message, PREVIOUS, "invalid_value")
@@ -101,7 +101,7 @@ class ContextReader:
         opened: list[Item] = []
         for item in items:
             if _is_sealed(item):
-                text = seal.open(item.get("encrypted_content", ""), f"The encrypted_content of {item['id'][:80]!r}")
+                text = seal.open(item.get("encrypted_content", ""), f"input: the encrypted_content of {item['id'][:80]!r}")
                 item = Item({**item, "content": [{"type": "reasoning_text", "text": text}]})  # noqa: PLW2901
             opened.append(item)
         return opened

@@ -95,7 +95,7 @@ def _turn(item: Item, names_by_call: dict[str, str], is_before_call: bool) -> li
     if item["type"] == "function_call_output":
         call_id = item.get("call_id", "")
         if call_id not in names_by_call:
-            message = f"There is no function_call with the call_id {call_id[:80]!r} of a function_call_output."
+            message = f"input has an output for the call_id {call_id[:80]!r}, and no function_call before it has that."
             raise InvalidRequest(message, "input", "invalid_value")
         output = item.get("output", "")
         return [ToolTurn(names_by_call[call_id], output if isinstance(output, str) else _joined(output))]

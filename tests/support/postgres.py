@@ -53,7 +53,7 @@ def running_postgres() -> Generator[str]:
             process.wait(_START_TIMEOUT_S)
 
 
-def _wait_until_up(port: int, process: "subprocess.Popen[bytes]") -> None:
+def _wait_until_up(port: int, process: "subprocess.Popen[Any]") -> None:
     import psycopg
 
     deadline_s = time.monotonic() + _START_TIMEOUT_S

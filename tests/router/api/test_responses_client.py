@@ -165,11 +165,12 @@ def test_a_preamble_stays_one_when_it_comes_back(server: HandServer, client: Ope
     opening = turn("<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant")
     say(server, opening + call("get_weather", "{}", reasoning="Hm."))
     first = client.responses.create(model="hand", input="Weather?", tools=TOOLS)
-    items = [item.model_dump(exclude_none=True) for item in first.output]
+    items: Any = [item.model_dump(exclude_none=True) for item in first.output]
     called: Any = first.output[-1]
     output: Any = {"type": "function_call_output", "call_id": called.call_id, "output": "sunny"}
-    for item in (items, [{key: one for key, one in item.items() if key != "phase"} for item in items]):
-        client.responses.create(model="hand", input=[*item, output], tools=TOOLS)
+    without_phase: Any = [{key: one for key, one in item.items() if key != "phase"} for item in items]
+    for replayed in (items, without_phase):
+        client.responses.create(model="hand", input=[*replayed, output], tools=TOOLS)
         assert (
             prompt_of(server)
             .partition("// namespace functions<|end|>")[2]
@@ -306,7 +307,7 @@ def test_a_background_stream_is_left_and_resumed(server: HandServer, client: Ope
 
     response_id = seen[0].response.id
     with ThreadPoolExecutor(4) as threads:
-        several = list(
+        several: Any = list(
             threads.map(
                 lambda _: list(client.responses.retrieve(response_id, stream=True, starting_after=10)), range(4)
             )

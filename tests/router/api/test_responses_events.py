@@ -144,6 +144,7 @@ def test_deltas_make_the_done_texts_and_these_the_response(name: str, say: Say) 
     response = events[-1]["response"]
 
     items: list[dict[str, Any]] = []
+    text = ""
     for event in events:
         kind = event["type"].removeprefix("response.")
         if kind == "output_item.added":
