@@ -40,7 +40,7 @@ from router.store_rows import (
     touch_rows,
     want_cancel,
 )
-from router.store_tables import open_database
+from router.store_tables import checked_url, open_database
 
 RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
 """Other ids are nobody's, and no database is asked for them."""
@@ -60,8 +60,12 @@ class ResponseStore:
     """
 
     def __init__(self, section: StoreSection, now_s: Callable[[], float] = time.time) -> None:
-        """Keep responses as `section` says; `now_s` gives seconds since the epoch."""
+        """Keep responses as `section` says; `now_s` gives seconds since the epoch.
+
+        Raises ConfigInvalid for a database that can never be opened here.
+        """
         self._section = section
+        self._url = checked_url(section.url)
         self._now_s = now_s
         # SQLite takes one writer at a time: a queue here is better than a lock there.
         num_threads = 4 if section.is_shared else 1
@@ -73,7 +77,7 @@ class ResponseStore:
         self._next_sweep_s = 0.0
 
     async def open(self) -> None:
-        """Open the database; raises ConfigInvalid if it cannot be had at all, Unavailable if it does not answer."""
+        """Open the database, which the first use would do as well."""
         await self._run(lambda _: None)
 
     async def put(self, stored: StoredResponse, lines: Sequence[bytes] = (), is_running: bool = False) -> None:
@@ -233,7 +237,7 @@ class ResponseStore:
         try:
             with self._opening:
                 if self._engine is None:
-                    self._engine = open_database(self._section.url)
+                    self._engine = open_database(self._url)
             with self._engine.begin() as connection:
                 return work(connection)
         except SQLAlchemyError as error:

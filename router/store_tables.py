@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
+    URL,
     Boolean,
     Column,
     Double,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     event,
     make_url,
 )
+from sqlalchemy.exc import ArgumentError
 
 from router.errors import ConfigInvalid
 
@@ -85,23 +87,29 @@ def data_dir() -> Path:
     return (base if base.is_absolute() else Path.home() / ".local" / "share") / "expertmesh"
 
 
-def open_database(url: str | None) -> Engine:
-    """Return an engine whose tables exist; raises ConfigInvalid for a driver or a directory that cannot be had.
-
-    What the database itself refuses is raised as SQLAlchemy's errors.
-    """
-    parsed = make_url(url or default_url())
+def checked_url(url: str | None) -> URL:
+    """Return where responses are stored; raises ConfigInvalid for a driver or a directory that cannot be had."""
+    try:
+        parsed = make_url(url or default_url())
+    except ArgumentError as error:
+        raise ConfigInvalid(f"edge.store.url is no URL of a database: {error}") from error
     if parsed.get_backend_name() == "postgresql":
-        shared = create_engine(_with_driver(parsed), pool_size=MAX_CONNECTIONS, pool_pre_ping=True)
+        return _with_driver(parsed)
+    _make_directory(Path(str(parsed.database)))
+    return parsed
+
+
+def open_database(parsed: URL) -> Engine:
+    """Return an engine whose tables exist; what the database refuses is raised as SQLAlchemy's errors."""
+    if parsed.get_backend_name() == "postgresql":
+        shared = create_engine(parsed, pool_size=MAX_CONNECTIONS, pool_pre_ping=True)
         return _created(shared, f"SELECT pg_advisory_xact_lock({_SCHEMA_LOCK})")
-    if parsed.database not in (None, "", ":memory:"):
-        _make_directory(Path(str(parsed.database)))
     engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_MS / 1000})
     event.listen(engine, "connect", _set_pragmas)
     return _created(engine, "BEGIN IMMEDIATE")
 
 
-def _with_driver(url: Any) -> Any:
+def _with_driver(url: URL) -> URL:
     try:
         import psycopg
     except ImportError as error:

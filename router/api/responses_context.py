@@ -101,7 +101,9 @@ class ContextReader:
         opened: list[Item] = []
         for item in items:
             if _is_sealed(item):
-                text = seal.open(item.get("encrypted_content", ""), f"input: the encrypted_content of {item['id'][:80]!r}")
+                text = seal.open(
+                    item.get("encrypted_content", ""), f"input: the encrypted_content of {item['id'][:80]!r}"
+                )
                 item = Item({**item, "content": [{"type": "reasoning_text", "text": text}]})  # noqa: PLW2901
             opened.append(item)
         return opened

@@ -137,6 +137,10 @@ class LiveResponse:
         self._stop()
         await asyncio.wait({self._task})
 
+    def when_over(self, forget: Callable[[], object]) -> None:
+        """Call `forget` once the response is over and stored."""
+        self._task.add_done_callback(lambda _: forget())
+
     @property
     def is_over(self) -> bool:
         """Return whether the last event is there and stored."""

@@ -41,7 +41,7 @@ class Responses:
         self._has_ended = False
 
     async def open(self) -> None:
-        """Open the store; raises ConfigInvalid if it can never be, and goes on if it only does not answer yet."""
+        """Open the store; where it does not answer yet, go on without it."""
         try:
             await self._store.open()
         except Unavailable:
@@ -84,8 +84,8 @@ class Responses:
             await job.generation.aclose()
             raise
         live = LiveResponse(job, self._store)
-        self._live = {one: running for one, running in self._live.items() if not running.is_over}
         self._live[job.stored.id] = live
+        live.when_over(lambda: self._live.pop(job.stored.id, None))
         return live
 
     async def find(self, owner: str, response_id: str) -> StoredResponse:

@@ -18,8 +18,8 @@ from tests.e2e.served import Served, served
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 QUESTION = "What is 17 + 25?"
-GREEDY: dict[str, Any] = {"model": "tiny", "temperature": 0.0, "max_output_tokens": 200, "extra_body": {"seed": 1}}
-SAMPLED: dict[str, Any] = GREEDY | {"temperature": 2.0, "max_output_tokens": 60}
+GREEDY: Any = {"model": "tiny", "temperature": 0.0, "max_output_tokens": 200, "extra_body": {"seed": 1}}
+SAMPLED: Any = GREEDY | {"temperature": 2.0, "max_output_tokens": 60}
 WEATHER: Any = {
     "type": "function",
     "name": "get_weather",
@@ -65,7 +65,7 @@ def test_a_question_is_answered_with_its_reasoning(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-def test_a_response_is_the_same_whole_streamed_and_in_the_background(client: OpenAI, options: dict[str, Any]) -> None:
+def test_a_response_is_the_same_whole_streamed_and_in_the_background(client: OpenAI, options: Any) -> None:
     whole = client.responses.create(input=QUESTION, **options)
     with client.responses.stream(input=QUESTION, **options) as stream:
         kinds = [event.type for event in stream if event.type != "response.incomplete"]
@@ -81,7 +81,7 @@ def test_a_response_is_the_same_whole_streamed_and_in_the_background(client: Ope
 
 def test_a_tool_is_called_and_the_conversation_goes_on(client: OpenAI) -> None:
     choice: Any = {"type": "function", "name": "get_weather"}
-    request = GREEDY | {"tools": [WEATHER]}
+    request: Any = GREEDY | {"tools": [WEATHER]}
     asked = client.responses.create(input="What is the weather in Lisbon?", tool_choice=choice, **request)
     called: Any = asked.output[-1]
     assert (called.type, called.name) == ("function_call", "get_weather")

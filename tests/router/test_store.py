@@ -16,7 +16,7 @@ from router.config import StoreSection, load_config
 from router.errors import ConfigInvalid, NotFound, Unavailable
 from router.store import LEASE_S, SWEEP_INTERVAL_S, ResponseStore
 from router.store_rows import StoredResponse
-from router.store_tables import DATA_VARIABLE, METADATA, default_url, open_database
+from router.store_tables import DATA_VARIABLE, METADATA, checked_url, default_url, open_database
 from tests.support.postgres import running_postgres
 
 DAY_S = 86_400.0
@@ -292,14 +292,14 @@ def test_a_sweep_comes_by_itself(url: str) -> None:
 def test_the_default_file_is_the_users_own_and_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DATA_VARIABLE, str(tmp_path / "deep" / "data"))
     assert default_url() == f"sqlite:///{tmp_path}/deep/data/responses.sqlite"
-    open_database(None).dispose()
+    open_database(checked_url(None)).dispose()
     assert stat.S_IMODE((tmp_path / "deep" / "data" / "responses.sqlite").stat().st_mode) == 0o600
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigInvalid, match=r"file/responses\.sqlite"):
-        open_database(f"sqlite:///{tmp_path}/file/responses.sqlite")
+        ResponseStore(StoreSection(url=f"sqlite:///{tmp_path}/file/responses.sqlite"))
 
 
 def test_a_database_that_fails_is_unavailable(tmp_path: Path) -> None:
