@@ -162,7 +162,8 @@ def test_a_tool_round_trip_by_previous_response_id(server: HandServer, client: O
 
 def test_a_preamble_stays_one_when_it_comes_back(server: HandServer, client: OpenAI) -> None:
     """Its reasoning before a call is kept, since a preamble is no final answer."""
-    opening = turn("<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant")
+    thought = turn("<|channel|>analysis<|message|>First.<|end|><|start|>assistant")
+    opening = thought + turn("<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant")
     say(server, opening + call("get_weather", "{}", reasoning="Hm."))
     first = client.responses.create(model="hand", input="Weather?", tools=TOOLS)
     items: Any = [item.model_dump(exclude_none=True) for item in first.output]
@@ -175,6 +176,7 @@ def test_a_preamble_stays_one_when_it_comes_back(server: HandServer, client: Ope
             prompt_of(server)
             .partition("// namespace functions<|end|>")[2]
             .startswith(
+                "<|start|>assistant<|channel|>analysis<|message|>First.<|end|>"
                 "<|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|>"
                 "<|start|>assistant<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant to=functions.get_weather"
             )
