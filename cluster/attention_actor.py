@@ -20,6 +20,7 @@ from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
 from cluster.errors import EngineStopped
 from cluster.held_sequences import HeldSequences
+from cluster.membership_refresher import MembershipRefresher
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.sequence_end import SequenceEnd
@@ -96,6 +97,9 @@ class AttentionReplica:
         self._stream = TokenStreamServer(identity, secret, limits, self._abort_all)
         self._sequences = HeldSequences(self._side.engine, self._stream)
         self._side.engine.on_step = self._sequences.on_step
+        if self._side.remote is not None:
+            refresher = MembershipRefresher(self._current_membership, self._side.publish)
+            self._side.remote.experts.on_refresh = refresher.ask
         self._address = self._stream.start(ray.util.get_node_ip_address())
 
     def _abort_all(self, sequence_ids: list[str]) -> None:
@@ -120,6 +124,9 @@ class AttentionReplica:
         logger.warning("this revision is not wanted any more: the engine ends")
         self._side.close()
 
+    def _current_membership(self) -> Membership | None:
+        return self._next_membership(self._report(), NO_EPOCH)
+
     def _next_membership(self, report: ComponentReport, epoch: int) -> Membership | None:
         """Return a membership newer than `epoch`, or None after a while; a supervisor that is away is waited for."""
         try:
@@ -142,7 +149,7 @@ class AttentionReplica:
                 "kernel_backend": side.kernel_backend,
                 "max_context_tokens": str(engine.limits.max_context_tokens),
             },
-            stats=engine_gauges(engine.stats()),
+            stats={**engine_gauges(engine.stats()), **side.dispatch_gauges()},
         )
 
     def _send(self, report: ComponentReport) -> None:

@@ -3,8 +3,9 @@
 Ray appears nowhere: an attention replica drives this, and so can a plain process.
 """
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,11 +15,13 @@ from cluster.engine.build import build_engine
 from cluster.engine.engine_thread import EngineThread
 from cluster.errors import ExpertError, HandshakeRefused, WorkerLost
 from cluster.experts.client import ClientOptions, GrpcExpertTransport
+from cluster.experts.dispatch_limits import DispatchLimits
+from cluster.experts.fallback_shard import FallbackShard
 from cluster.experts.handshake import Agreement, model_digest, new_incarnation
 from cluster.experts.messages import FrameFormat
 from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
-from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
+from cluster.experts.token_dispatcher import TokenDispatcher
 from cluster.model_source import check_context, open_model
 from cluster.shard_loading import load_shard
 from model.checkpoint.checkpoint import Checkpoint
@@ -33,6 +36,9 @@ from model.transformer import Transformer
 
 Report = Callable[[LoadProgress], None]
 
+END_TIMEOUT_S = 1.0
+"""How long a step may still wait for workers once the engine is to end."""
+
 
 @dataclass(slots=True)
 class RemoteSide:
@@ -43,16 +49,25 @@ class RemoteSide:
     config: ModelConfig
     fingerprint: str
     """Of the workers' numerics."""
+    epoch: int
+    """Of the membership in use."""
+    _publishing: threading.Lock = field(default_factory=threading.Lock)
 
     def publish(self, membership: Membership) -> None:
-        """Send by this membership from now on; raises HandshakeRefused if its workers' bits are others."""
+        """Send by this membership, unless a newer one is in use; raises HandshakeRefused if its bits are others.
+
+        May be called from any thread, and with the same membership again.
+        """
         if membership.worker_fingerprint not in {None, self.fingerprint}:
             raise HandshakeRefused(
                 f"all workers were replaced: their numerics fingerprint is {membership.worker_fingerprint}, "
                 f"that of the ones before was {self.fingerprint}"
             )
-        self.transport.set_workers(addresses_of(membership))
-        self.experts.publish(placement_of(membership, self.config))
+        with self._publishing:
+            if membership.epoch >= self.epoch:
+                self.epoch = membership.epoch
+                self.transport.set_workers(addresses_of(membership))
+                self.experts.publish(placement_of(membership, self.config))
 
 
 @dataclass(slots=True)
@@ -66,6 +81,10 @@ class AttentionSide:
     remote: RemoteSide | None
     """None if the experts are here."""
 
+    def dispatch_gauges(self) -> dict[str, float]:
+        """Return the dispatch's counts by name, as they are reported; none if the experts are here."""
+        return {} if self.remote is None else self.remote.experts.counters.gauges()
+
     def publish(self, membership: Membership) -> None:
         """Follow a membership. One whose workers' bits are others ends the engine: no sequence may go on with them."""
         if self.remote is None:
@@ -74,9 +93,12 @@ class AttentionSide:
             self.remote.publish(membership)
         except HandshakeRefused as error:
             self.engine.end(str(error))
+            self.remote.experts.hurry(END_TIMEOUT_S)
 
     def close(self) -> None:
         """End the engine and the streams to workers."""
+        if self.remote is not None:
+            self.remote.experts.hurry(END_TIMEOUT_S)
         self.engine.stop()
         if self.remote is not None:
             self.remote.experts.close()
@@ -135,16 +157,43 @@ def connect_experts(spec: ClusterSpec, checkpoint: Checkpoint, membership: Membe
     incarnation = new_incarnation()
     options = ClientOptions(secret, agreement, incarnation, section.connect_timeout_s)
     transport = GrpcExpertTransport(frame_format, options, addresses_of(membership))
-    limits = DispatchLimits(section.reply_timeout_s, section.layer_timeout_s)
-    placement = placement_of(membership, config)
-    dispatcher = TokenDispatcher(placement, incarnation, frame_format.output_dtype, limits)
-    experts = RemoteExperts(dispatcher, transport, frame_format)
+    fallback = fallback_shard(spec, checkpoint, fingerprint)
+    dispatcher = TokenDispatcher(
+        placement_of(membership, config),
+        incarnation,
+        frame_format.output_dtype,
+        dispatch_limits(spec),
+        has_fallback=fallback is not None,
+    )
+    device: str = spec.attention.device
+    experts = RemoteExperts(dispatcher, transport, frame_format, fallback=fallback, local_device=device)
     try:
         experts.wait_until_connected(section.connect_timeout_s, [member.worker_id for member in membership.members])
     except ExpertError:
         experts.close()
         raise
-    return RemoteSide(experts, transport, config, fingerprint)
+    return RemoteSide(experts, transport, config, fingerprint, membership.epoch)
+
+
+def dispatch_limits(spec: ClusterSpec) -> DispatchLimits:
+    """Return how long a dispatcher of this application waits."""
+    section = spec.experts
+    return DispatchLimits(
+        reply_timeout_s=section.reply_timeout_s,
+        layer_timeout_s=section.layer_timeout_s,
+        min_hedge_s=section.min_hedge_s,
+        max_reply_ratio=section.max_reply_ratio,
+        hedge_fraction=section.hedge_fraction,
+    )
+
+
+def fallback_shard(spec: ClusterSpec, checkpoint: Checkpoint, fingerprint: str) -> FallbackShard | None:
+    """Return what stands in for workers of this fingerprint; None where it may not, or would give other bits."""
+    numerics, device = Numerics.of(spec.numerics.mode), spec.attention.device
+    if not spec.experts.fallback_bytes or numerics_fingerprint(device, numerics) != fingerprint:
+        return None
+    shard = ExpertShard(checkpoint.config, numerics, device, dequantized_bytes=0)
+    return FallbackShard(shard, checkpoint, spec.experts.fallback_bytes)
 
 
 def placement_of(membership: Membership, config: ModelConfig) -> Placement:

@@ -106,8 +106,21 @@ class ExpertsSection(Section):
     reply_timeout_s: PositiveSeconds = Field(
         default=30.0, description="Longest wait for a worker's reply to one send; then another copy is asked too"
     )
+    min_hedge_s: PositiveSeconds = Field(
+        default=0.1, description="Shortest wait for a worker's reply before another copy is asked too"
+    )
+    max_reply_ratio: Annotated[float, Field(ge=1)] = Field(
+        default=5.0, description="Between the two, another copy is asked after so many times the usual wait"
+    )
+    hedge_fraction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.1, description="Share of all sends that may be repeated to another copy because they are late"
+    )
     layer_timeout_s: PositiveSeconds = Field(
-        default=60.0, description="Longest wait for all outputs of a layer; then its step fails"
+        default=600.0, description="Last resort: longest wait for all outputs of a layer; then its step fails"
+    )
+    fallback_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=1_000_000_000,
+        description="Bytes for experts that the attention side computes while no worker can; 0: it waits for a worker",
     )
     connect_timeout_s: PositiveSeconds = Field(default=20.0, description="Longest wait for a worker's handshake")
 

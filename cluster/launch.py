@@ -29,6 +29,7 @@ from cluster.worker_process import WorkerOrder
 from model.load import LoadProgress
 
 _STOP_GRACE_S = 5.0
+_STOP_POLL_S = 0.001
 _ROOT = Path(__file__).resolve().parent.parent
 
 WorkerReport = Callable[[str, LoadProgress], None]
@@ -115,17 +116,20 @@ class LaunchedCluster:
 
     def pause(self, worker: str) -> None:
         """Stop a worker's process where it stands: it keeps its connections and answers nothing."""
-        self.process(worker).send_signal(signal.SIGSTOP)
+        process = self.process(worker)
+        process.send_signal(signal.SIGSTOP)
+        _wait_until_stopped(process)
 
     def resume(self, worker: str) -> None:
         """Let a paused worker go on."""
         self.process(worker).send_signal(signal.SIGCONT)
 
-    def restart(self, worker: str) -> None:
-        """Start a killed worker anew, on another port, and tell everybody."""
-        old = self._workers[worker]
-        self._retire(old)
-        self._start([(old.index, old.incarnation + 1)])
+    def restart(self, *workers: str) -> None:
+        """Start killed workers anew, all at once and on other ports, and tell everybody."""
+        killed = [self._workers[worker] for worker in workers]
+        for worker in killed:
+            self._retire(worker)
+        self._start([(worker.index, worker.incarnation + 1) for worker in killed])
         self._epoch += 1
         for side in self._remote_sides():
             side.publish(self.membership)
@@ -217,6 +221,17 @@ class LaunchedCluster:
         worker.process.wait()
         _close(worker.process.stdin)
         _close(worker.process.stdout)
+
+
+def _wait_until_stopped(process: "subprocess.Popen[bytes]") -> None:
+    """Return when no thread of it runs any more: on a busy machine the signal takes a while to reach all of them."""
+    while process.returncode is None:
+        pid, status = os.waitpid(process.pid, os.WUNTRACED | os.WNOHANG)
+        if pid and os.WIFSTOPPED(status):
+            return
+        if pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+        time.sleep(_STOP_POLL_S)
 
 
 def _close(pipe: Any) -> None:

@@ -64,13 +64,20 @@ class PlacementPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class Hurry:
+    """This process is to end soon: from now on no layer is waited for longer than this."""
+
+    layer_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
 
 StreamEvent: TypeAlias = StreamOpened | StreamBroken | StreamRefused | Answered
 """What a transport reports."""
-Event: TypeAlias = Submit | StreamEvent | PlacementPublished | Tick
+Event: TypeAlias = Submit | StreamEvent | PlacementPublished | Hurry | Tick
 
 
 @dataclass(frozen=True, slots=True)

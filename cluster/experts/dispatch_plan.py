@@ -71,6 +71,14 @@ def dispatch_plan(
     return DispatchPlan(tuple(sends), by_worker.positions[: bounds[0]])
 
 
+def plan_for_one(expert_ids: IntArray, positions: IntArray) -> WorkerPlan:
+    """Return the plan of a worker, index 0, that computes all pairs at `positions` (ascending, at least one)."""
+    assert positions.size, "nothing to plan"
+    zeros = np.zeros((int(expert_ids.max()) + 1, 1), dtype=np.int64)
+    (send,) = dispatch_plan(expert_ids, zeros, 1, positions).sends
+    return send
+
+
 class _SortedPairs:
     """All pairs of a plan, sorted by worker and position: a worker's part is a slice of each array."""
 

@@ -48,14 +48,15 @@ class LayerWork:
         """Return those of `positions` that have not been answered."""
         return positions[~self._is_filled[positions]]
 
-    def fill(self, positions: IntArray, outputs: ByteRows) -> None:
-        """Write the rows of outputs that are still missing to their positions."""
+    def fill(self, positions: IntArray, outputs: ByteRows) -> int:
+        """Write the rows of outputs that are still missing to their positions; return how many."""
         is_new = ~self._is_filled[positions]
         if not is_new.all():
             positions, outputs = positions[is_new], outputs[is_new]
         self._output_bytes[positions] = outputs
         self._is_filled[positions] = True
         self._num_missing -= positions.shape[0]
+        return positions.shape[0]
 
     def outputs(self) -> Tensor:
         """Return [T, K, H]; only a complete layer has outputs."""

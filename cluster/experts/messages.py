@@ -11,6 +11,7 @@ from torch import Tensor
 from cluster.experts.placement import IntArray
 from model.config import ModelConfig
 from model.device_errors import is_device_lost
+from model.errors import CheckpointError
 from model.numerics import Numerics
 
 ByteRows: TypeAlias = npt.NDArray[np.uint8]
@@ -153,7 +154,11 @@ def answer_request(shard: Shard, request: ExpertRequest, epoch: int, device: str
             inputs = tuple(tensor.to(device) for tensor in inputs)
         with torch.inference_mode():
             outputs = shard.forward(layer, *inputs).cpu().contiguous()
-    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError for whatever befalls a device
+    except (
+        RuntimeError,
+        MemoryError,
+        CheckpointError,
+    ) as error:  # torch raises RuntimeError for whatever befalls a device
         if is_device_lost(error):
             raise
         return ExpertFailure(request.key, epoch, f"layer {layer}, {len(request.expert_ids)} pairs: {error}")

@@ -21,6 +21,8 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 
 LOCAL: WorkerId = "local"
 """The device that also runs attention."""
+FALLBACK: WorkerId = "fallback"
+"""The same device when it stands in for workers that cannot be asked; no placement names it."""
 NO_COPY = -1
 """Fills the rows of a copy table whose expert has fewer copies than another; no index of a worker."""
 

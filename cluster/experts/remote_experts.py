@@ -2,7 +2,7 @@
 
 Drives a TokenDispatcher. Events come in from the engine's thread (submits, and time while it waits) and from the
 transport's thread (answers, streams); a lock makes them one after the other, and what is to be sent is sent outside
-it. The thread that waits for a layer is woken once, when the layer is complete.
+it. The thread that waits for a layer is woken when the layer is complete, and to compute what falls to this process.
 """
 
 import threading
@@ -15,12 +15,14 @@ from torch import Tensor
 
 from cluster.clock import MonotonicClock
 from cluster.errors import ExpertError, PlacementError, WorkerLost
+from cluster.experts.dispatch_counters import DispatchCounters
 from cluster.experts.dispatch_events import (
     Action,
     Answered,
     Complete,
     Event,
     Fail,
+    Hurry,
     PlacementPublished,
     RefreshPlacement,
     Send,
@@ -31,13 +33,15 @@ from cluster.experts.dispatch_events import (
     Submit,
     Tick,
 )
+from cluster.experts.fallback_shard import FallbackShard
 from cluster.experts.messages import ExpertRequest, FrameFormat, Shard, answer_request
-from cluster.experts.placement import LOCAL, Placement, WorkerId
-from cluster.experts.token_dispatcher import DispatchCounters, TokenDispatcher
+from cluster.experts.placement import FALLBACK, LOCAL, Placement, WorkerId
+from cluster.experts.token_dispatcher import TokenDispatcher
 from cluster.experts.transport import ExpertTransport
 from model.moe import Experts, GateOutput, Pending
 
 _LONGEST_WAIT_S = 1.0
+_HERE = frozenset({LOCAL, FALLBACK})
 
 
 class LocalShard(Shard, Experts, Protocol):
@@ -53,24 +57,26 @@ class RemoteExperts:
         transport: ExpertTransport,
         frame_format: FrameFormat,
         local_shard: LocalShard | None = None,
+        fallback: FallbackShard | None = None,
         local_device: str = "cpu",
-        on_refresh: Callable[[int], None] = lambda epoch: None,
     ) -> None:
         """Drive `dispatcher` over `transport`, which is started, and closed by `close`.
 
-        `local_shard`, resident on `local_device`, answers for LOCAL, on the waiting thread. `on_refresh` is called
-        with an epoch when a newer placement (or the same again) should be published; it must not block.
+        `local_shard` answers for LOCAL and `fallback` for FALLBACK, both on `local_device` and on the waiting thread.
         """
+        self.on_refresh: Callable[[int], None] = _ask_nobody
+        """Called with an epoch, on any thread, when a newer placement (or the same again) should be published. It must
+        not block. May be set at any time."""
         self._dispatcher = dispatcher
         self._transport = transport
         self._format = frame_format
         self._local_shard = local_shard
+        self._fallback = fallback
         self._local_device = local_device
-        self._on_refresh = on_refresh
         self._clock = MonotonicClock()
         self._changed = threading.Condition()
         self._results: dict[int, Tensor | ExpertError] = {}
-        self._local_requests: deque[ExpertRequest] = deque()
+        self._local_requests: deque[tuple[WorkerId, ExpertRequest]] = deque()
         self._refusals: dict[WorkerId, ExpertError] = {}
         self._num_tickets = 0
         self._tickets: dict[int, int] = {}  # the one under way, by micro-batch
@@ -89,6 +95,7 @@ class RemoteExperts:
         assert gate.expert_ids.shape[0] == hidden.shape[0], f"{gate.expert_ids.shape} ids for {hidden.shape} rows"
         if self._local_shard is not None and self._dispatcher.placement.workers == (LOCAL,):
             return self._local_shard.submit(layer, hidden, gate)  # nothing leaves the device
+        self._let_go_of_fallback()
         ticket = self._new_ticket(micro_batch)
         step = self._step(layer, micro_batch)
         expert_ids = gate.expert_ids.cpu().numpy()
@@ -103,6 +110,10 @@ class RemoteExperts:
         if (placement.num_layers, placement.num_experts) != expected:
             raise PlacementError(f"a placement of {placement.num_layers} × {placement.num_experts}, not {expected}")
         self._on_event(PlacementPublished(placement))
+
+    def hurry(self, layer_timeout_s: float) -> None:
+        """Wait for no layer longer than this from now on: whoever stops the engine need not wait for lost workers."""
+        self._on_event(Hurry(layer_timeout_s))
 
     @property
     def epoch_in_use(self) -> int:
@@ -161,16 +172,33 @@ class RemoteExperts:
                 while ticket not in self._results and not self._local_requests and not self._is_tick_due():
                     self._changed.wait(self._until_tick_s())
                 result = self._results.pop(ticket, None)
-                request = self._local_requests.popleft() if result is None and self._local_requests else None
+                request = self._next_local_request() if result is None else None
             if isinstance(result, ExpertError):
                 raise result
             if result is not None:
                 return result
-            self._on_event(Tick() if request is None else self._compute(request))
+            self._on_event(Tick() if request is None else self._compute(*request))
 
-    def _compute(self, request: ExpertRequest) -> Answered:
-        assert self._local_shard is not None, "only a local shard makes LOCAL a worker that can be sent to"
-        return Answered(LOCAL, answer_request(self._local_shard, request, request.epoch, self._local_device))
+    def _next_local_request(self) -> tuple[WorkerId, ExpertRequest] | None:
+        """Return the next request that falls to this process, if there is one that nobody else has answered."""
+        while self._local_requests:
+            worker, request = self._local_requests.popleft()
+            if self._dispatcher.is_awaited(request.key.send):
+                return worker, request
+        return None
+
+    def _compute(self, worker: WorkerId, request: ExpertRequest) -> Answered:
+        shard = self._fallback if worker == FALLBACK else self._local_shard
+        assert shard is not None, f"{worker} was sent to, and there is no shard for it"
+        return Answered(worker, answer_request(shard, request, request.epoch, self._local_device))
+
+    def _let_go_of_fallback(self) -> None:
+        """Forget what stood in for workers once all are there again."""
+        if self._fallback is not None and self._fallback.num_resident:
+            with self._changed:
+                is_whole = self._dispatcher.is_whole
+            if is_whole:
+                self._fallback.clear()
 
     def _is_tick_due(self) -> bool:
         deadline_s = self._dispatcher.next_deadline_s()
@@ -194,14 +222,15 @@ class RemoteExperts:
             actions = self._dispatcher.on(event, self._clock.now_s())
             is_worth_waking = not isinstance(event, Answered | Submit)
             for action in actions:
-                is_worth_waking |= self._note(action)
+                # A send that a wait does not know of may grow late before that wait looks up.
+                is_worth_waking |= self._note(action) or isinstance(action, Send)
             if is_worth_waking:
                 self._changed.notify_all()
         for action in actions:
-            if isinstance(action, Send) and action.worker != LOCAL:
+            if isinstance(action, Send) and action.worker not in _HERE:
                 self._transport.send(action.worker, action.request)
             elif isinstance(action, RefreshPlacement):
-                self._on_refresh(action.epoch)
+                self.on_refresh(action.epoch)
 
     def _note(self, action: Action) -> bool:
         """Keep what the waiting thread is to find; say whether it is to look."""
@@ -210,8 +239,8 @@ class RemoteExperts:
                 self._results[ticket] = outputs
             case Fail(ticket, error):
                 self._results[ticket] = error
-            case Send(worker, request) if worker == LOCAL:
-                self._local_requests.append(request)
+            case Send(worker, request) if worker in _HERE:
+                self._local_requests.append((worker, request))
             case _:
                 return False
         return True
@@ -257,3 +286,7 @@ class PendingOutputs:
         if self._outputs is None:
             self._outputs = self._experts.wait(self._ticket).to(self._device)
         return self._outputs
+
+
+def _ask_nobody(epoch: int) -> None:
+    """Stand in where placements come by themselves."""

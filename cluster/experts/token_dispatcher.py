@@ -1,26 +1,28 @@
 """TokenDispatcher: sees every layer through to all its outputs, whatever happens to workers. Without I/O or clock.
 
 `on(event, now_s)` changes the state and returns what is to be done. A layer's input is held until all its pairs are
-answered. When a stream breaks, a worker lacks an expert, fails or is late, the pairs that it owes go to another copy
-at once; if there is none, they wait for a worker or a placement to come, until the layer's deadline. The first answer
-to a pair counts; by the numerics contract a second one would have the same bits.
+answered. When a stream breaks, a worker lacks an expert, fails or is late (`Hedging` says when), the pairs that it
+owes go to another copy at once; if there is none, to this process's own fallback; without one they wait for a worker
+or a placement to come, until the layer's deadline, which is the last resort. The first answer to a pair counts; by
+the numerics contract a second one would have the same bits.
 
 A new placement takes effect with the next send: experts are pure, so even one layer may mix epochs.
 """
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from cluster.errors import WorkerLost
+from cluster.experts.dispatch_counters import DispatchCounters
 from cluster.experts.dispatch_events import (
     Action,
     Answered,
     Complete,
     Event,
     Fail,
+    Hurry,
     PlacementPublished,
     RefreshPlacement,
     Send,
@@ -30,41 +32,13 @@ from cluster.experts.dispatch_events import (
     Submit,
     Tick,
 )
-from cluster.experts.dispatch_plan import WorkerPlan
+from cluster.experts.dispatch_limits import DispatchLimits
+from cluster.experts.dispatch_plan import WorkerPlan, plan_for_one
+from cluster.experts.hedging import Hedging
 from cluster.experts.layer_work import LayerWork
 from cluster.experts.messages import ExpertFailure, ExpertLacks, ExpertReply, ExpertRequest, FrameKey
-from cluster.experts.placement import IntArray, Placement, WorkerId
+from cluster.experts.placement import FALLBACK, IntArray, Placement, WorkerId
 from cluster.experts.reachable_copies import ReachableCopies
-
-
-@dataclass(frozen=True, slots=True)
-class DispatchLimits:
-    """How long a dispatcher waits."""
-
-    reply_timeout_s: float = 30.0
-    """For one send; then another copy is asked as well."""
-    layer_timeout_s: float = 60.0
-    """For all outputs of a layer; then it fails."""
-    refresh_interval_s: float = 0.5
-    """Between two requests for a placement, which are repeated while a layer waits for one."""
-
-
-@dataclass(slots=True)
-class DispatchCounters:
-    """What has happened so far."""
-
-    sends: int = 0
-    resends: int = 0
-    """Sends of pairs that another worker owed."""
-    completed: int = 0
-    failed: int = 0
-    forgotten: int = 0
-    """Layers that their micro-batch left behind."""
-    lacks: int = 0
-    failures: int = 0
-    """Requests that a worker could not compute."""
-    dropped: Counter[str] = field(default_factory=Counter[str])
-    """Answers that did not count, by reason."""
 
 
 @dataclass(slots=True)
@@ -75,7 +49,9 @@ class _Sent:
     worker: WorkerId
     ticket: int
     positions: IntArray
+    sent_at_s: float
     late_at_s: float
+    is_hedge: bool
     is_late: bool = False
 
 
@@ -83,13 +59,23 @@ class TokenDispatcher:
     """The dispatcher of one attention process as a state machine. See the module for what it promises."""
 
     def __init__(
-        self, placement: Placement, incarnation: int, output_dtype: torch.dtype, limits: DispatchLimits
+        self,
+        placement: Placement,
+        incarnation: int,
+        output_dtype: torch.dtype,
+        limits: DispatchLimits,
+        has_fallback: bool = False,
     ) -> None:
-        """Start with no stream open. `incarnation` is a random number that marks this process's frames."""
+        """Start with no stream open. `incarnation` is a random number that marks this process's frames.
+
+        With `has_fallback`, pairs that no worker can be asked for are sent to FALLBACK, which is always there.
+        """
         self.counters = DispatchCounters()
         self.incarnation = incarnation
         self._output_dtype = output_dtype
         self._limits = limits
+        self._has_fallback = has_fallback
+        self._hedging = Hedging(limits)
         self._works: dict[int, LayerWork] = {}
         self._tickets: dict[int, int] = {}  # by micro-batch
         self._sent: dict[int, _Sent] = {}
@@ -115,9 +101,18 @@ class TokenDispatcher:
         return self._reachable.is_complete
 
     @property
+    def is_whole(self) -> bool:
+        """Say whether every expert has a copy that can be asked, and no worker is suspected to be hung."""
+        return self._reachable.is_complete and not self._hedging.suspects
+
+    @property
     def oldest_epoch(self) -> int:
         """Return the oldest epoch by which a layer under way may have been sent: drops of older ones are safe."""
         return min([self.placement.epoch, *(work.epoch for work in self._works.values())])
+
+    def is_awaited(self, send: int) -> bool:
+        """Say whether an answer to the send of this number would still count."""
+        return send in self._sent
 
     def next_deadline_s(self) -> float | None:
         """Return when a Tick will change something, if nothing else happens before."""
@@ -143,6 +138,8 @@ class TokenDispatcher:
                 return []
             case PlacementPublished(placement):
                 return self._published(placement, now_s)
+            case Hurry(layer_timeout_s):
+                return self._hurry(layer_timeout_s, now_s)
             case Tick():
                 return self._tick(now_s)
 
@@ -162,6 +159,8 @@ class TokenDispatcher:
         answer = event.answer
         sent = self._sent.get(answer.key.send)
         reason = self._why_dropped(sent, event)
+        if reason != "foreign":
+            self._hedging.heard_from(event.worker)
         if sent is None or reason is not None:
             self.counters.dropped[reason or "late or repeated"] += 1
             return []
@@ -169,7 +168,8 @@ class TokenDispatcher:
         work = self._works[sent.ticket]
         match answer:
             case ExpertReply(outputs=outputs):
-                work.fill(sent.positions, outputs)
+                self._note_time(sent, now_s)
+                self.counters.hedge_wins += work.fill(sent.positions, outputs) > 0 and sent.is_hedge
                 return self._complete(work) if work.is_complete else []
             case ExpertLacks(epoch=epoch, expert_ids=expert_ids):
                 self._reachable.lacking(sent.worker, sent.key.layer, expert_ids)
@@ -180,6 +180,10 @@ class TokenDispatcher:
                 work.failed[sent.worker] = self._troubles[sent.worker] = message
                 self.counters.failures += 1
                 return self._resend(sent, now_s)
+
+    def _note_time(self, sent: _Sent, now_s: float) -> None:
+        if not sent.is_late and sent.worker != FALLBACK:
+            self._hedging.answered(sent.worker, sent.positions.shape[0], now_s - sent.sent_at_s)
 
     def _why_dropped(self, sent: _Sent | None, event: Answered) -> str | None:
         answer = event.answer
@@ -195,6 +199,7 @@ class TokenDispatcher:
 
     def _opened(self, worker: WorkerId, now_s: float) -> list[Action]:
         self._reachable.opened(worker)
+        self._hedging.heard_from(worker)
         self._troubles.pop(worker, None)
         for work in self._works.values():
             work.late.pop(worker, None)
@@ -203,6 +208,7 @@ class TokenDispatcher:
 
     def _broken(self, worker: WorkerId, reason: str, now_s: float) -> list[Action]:
         self._reachable.broken(worker)
+        self._hedging.heard_from(worker)
         self._troubles[worker] = reason
         owed = [sent for sent in self._sent.values() if sent.worker == worker]
         for sent in owed:
@@ -222,13 +228,30 @@ class TokenDispatcher:
             self.counters.failed += 1
             self._forget(work.submit.ticket)
         for sent in [sent for sent in self._sent.values() if not sent.is_late and sent.late_at_s <= now_s]:
-            sent.is_late = True  # it may still answer first
-            self._works[sent.ticket].late[sent.worker] = f"no answer within {self._limits.reply_timeout_s:g} s"
-            actions += self._resend(sent, now_s)
+            actions += self._hedge(sent, now_s)
         if self._refresh_at_s is not None and self._refresh_at_s <= now_s:
             self._refresh_at_s = None
             actions += self._retry(now_s)
         return actions
+
+    def _hedge(self, sent: _Sent, now_s: float) -> list[Action]:
+        """Ask another copy as well: the late worker may still answer first. Once for each send, if so much may be."""
+        ceiling_s = sent.sent_at_s + self._limits.reply_timeout_s
+        if not self._hedging.may_hedge(sent.late_at_s >= ceiling_s, now_s):
+            sent.late_at_s = min(2 * now_s - sent.sent_at_s, ceiling_s)
+            return []
+        sent.is_late = True
+        self._works[sent.ticket].late[sent.worker] = f"no answer within {now_s - sent.sent_at_s:.3g} s"
+        self._hedging.grew_late(sent.worker, sent.positions.shape[0], sent.late_at_s - sent.sent_at_s)
+        actions = self._pass_on(sent, now_s)
+        self.counters.hedges += sum(isinstance(action, Send) for action in actions)
+        return actions
+
+    def _hurry(self, layer_timeout_s: float, now_s: float) -> list[Action]:
+        self._limits = replace(self._limits, layer_timeout_s=layer_timeout_s)
+        for work in self._works.values():
+            work.deadline_s = min(work.deadline_s, now_s + layer_timeout_s)
+        return []
 
     def _retry(self, now_s: float) -> list[Action]:
         """Ask again for what is still wanted: a placement, and outputs of workers that failed."""
@@ -239,38 +262,60 @@ class TokenDispatcher:
         return [*actions, *self._dispatch_unplaced(now_s)]
 
     def _resend(self, sent: _Sent, now_s: float) -> list[Action]:
+        """Ask others for what is owed, unless that was done when it grew late."""
+        return [] if sent.is_late else self._pass_on(sent, now_s)
+
+    def _pass_on(self, sent: _Sent, now_s: float) -> list[Action]:
         work = self._works[sent.ticket]
         missing = work.missing(sent.positions)
-        return self._dispatch(work, missing, now_s, is_again=True) if missing.size else []
+        actions = self._dispatch(work, missing, now_s, is_hedge=sent.is_late) if missing.size else []
+        self.counters.resends += sum(isinstance(action, Send) for action in actions)
+        return actions
 
     def _dispatch_unplaced(self, now_s: float) -> list[Action]:
         actions: list[Action] = []
         for work in self._works.values():
             if work.unplaced.size:
                 positions, work.unplaced = work.missing(work.unplaced), work.unplaced[:0]
-                actions += self._dispatch(work, positions, now_s, is_again=True)
+                actions += self._dispatch(work, positions, now_s)
+        self.counters.resends += sum(isinstance(action, Send) for action in actions)
         return actions
 
     def _dispatch(
-        self, work: LayerWork, positions: IntArray | None, now_s: float, is_again: bool = False
+        self, work: LayerWork, positions: IntArray | None, now_s: float, is_hedge: bool = False
     ) -> list[Action]:
         """Send the pairs at `positions` (None: all) to copies that can be asked; keep the rest for later."""
-        plan = self._reachable.plan(work.submit, positions, (*work.late, *work.failed))
-        actions: list[Action] = [self._send(work, send, now_s) for send in plan.sends]
-        self.counters.sends += len(plan.sends)
-        self.counters.resends += len(plan.sends) if is_again else 0
-        if plan.unplaced.size:
-            work.unplaced = np.union1d(work.unplaced, plan.unplaced)
+        plans, unplaced = self._plan(work, positions)
+        actions: list[Action] = [self._send(work, worker, plan, now_s, is_hedge) for worker, plan in plans]
+        if unplaced.size:
+            work.unplaced = np.union1d(work.unplaced, unplaced)
             actions += self._refresh(now_s)
         return actions
 
-    def _send(self, work: LayerWork, plan: WorkerPlan, now_s: float) -> Send:
+    def _plan(self, work: LayerWork, positions: IntArray | None) -> tuple[list[tuple[WorkerId, WorkerPlan]], IntArray]:
+        """Return who is asked for what: prompt workers, for the rest the fallback, or else suspects; and who nobody."""
+        avoided, suspects = {*work.late, *work.failed}, self._hedging.suspects
+        plan = self._reachable.plan(work.submit, positions, avoided | suspects)
+        sends, unplaced = list(plan.sends), plan.unplaced
+        plans = [(self.placement.workers[each.worker], each) for each in sends]
+        if unplaced.size and self._has_fallback and FALLBACK not in avoided:
+            return [*plans, (FALLBACK, plan_for_one(work.submit.expert_ids, unplaced))], unplaced[:0]
+        if unplaced.size and suspects:
+            plan = self._reachable.plan(work.submit, unplaced, avoided)
+            plans += [(self.placement.workers[each.worker], each) for each in plan.sends]
+        return plans, plan.unplaced
+
+    def _send(self, work: LayerWork, worker: WorkerId, plan: WorkerPlan, now_s: float, is_hedge: bool) -> Send:
         submit = work.submit
         key = FrameKey(self.incarnation, submit.step, submit.layer, submit.micro_batch, self._next_send)
         self._next_send += 1
-        worker = self.placement.workers[plan.worker]
-        late_at_s = now_s + self._limits.reply_timeout_s
-        self._sent[key.send] = _Sent(key, worker, submit.ticket, plan.positions, late_at_s)
+        self.counters.sends += 1
+        patience_s = float("inf")
+        if worker == FALLBACK:
+            self.counters.fallbacks += 1
+        else:
+            patience_s = self._hedging.patience_s(worker, plan.positions.shape[0])
+        self._sent[key.send] = _Sent(key, worker, submit.ticket, plan.positions, now_s, now_s + patience_s, is_hedge)
         rows, dtype = work.rows(plan.row_ids), submit.hidden.dtype
         return Send(worker, ExpertRequest(key, self.placement.epoch, dtype, rows, plan.pair_rows, plan.expert_ids))
 

@@ -56,6 +56,12 @@ class LocalTransport:
         """Lose a worker; nobody is told before something is sent to it."""
         self._shards.pop(worker, None)
 
+    def bring_back(self, worker: WorkerId, shard: Shard) -> None:
+        """Have a worker again, with a stream to it."""
+        self._shards[worker] = shard
+        if self._sink is not None:
+            self._sink(StreamOpened(worker))
+
     def close(self) -> None:
         """Report nothing more."""
         self._sink = None

@@ -11,4 +11,4 @@ def test_a_layer_waits_longer_than_a_reply() -> None:
     with pytest.raises(
         ValidationError, match="layer_timeout_s is 60; it must be more than reply_timeout_s, which is 60"
     ):
-        ExpertsSection(reply_timeout_s=60.0)
+        ExpertsSection(reply_timeout_s=60.0, layer_timeout_s=60.0)

@@ -176,11 +176,12 @@ def test_the_worlds_hold_every_kind_of_fault() -> None:
 def test_an_answer_written_where_it_arrives_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The negative control: outputs in order of arrival instead of by position."""
 
-    def fill_by_arrival(work: LayerWork, positions: IntArray, outputs: ByteRows) -> None:
+    def fill_by_arrival(work: LayerWork, positions: IntArray, outputs: ByteRows) -> int:
         first_free = np.flatnonzero(~work._is_filled)[: positions.shape[0]]
         work._output_bytes[first_free] = outputs[: first_free.shape[0]]
         work._is_filled[first_free] = True
         work._num_missing -= first_free.shape[0]
+        return first_free.shape[0]
 
     monkeypatch.setattr(LayerWork, "fill", fill_by_arrival)
     caught = 0

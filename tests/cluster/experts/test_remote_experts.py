@@ -9,13 +9,16 @@ import torch
 from torch import Tensor
 
 from cluster.errors import PlacementError, WorkerLost
+from cluster.experts.fallback_shard import FallbackShard
 from cluster.experts.placement import LOCAL, Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
 from cluster.experts.transport import LocalTransport
+from model.checkpoint.weights import ExpertWeights
 from model.moe import GateOutput, HandExperts
-from tests.cluster.experts.hand import HandShard, frame_format, hand_shards, names, random_gate, until
+from tests.cluster.experts.hand import HandShard, frame_format, hand_shards, names, no_weights, random_gate, until
 from tests.cluster.experts.served import LIMITS, meshed, nothing_left
+from tests.support.random_model import random_config
 
 WIRE = frame_format()
 TRANSPORTS = ("local", "grpc")
@@ -124,7 +127,7 @@ def test_a_stale_placement_is_refreshed_and_the_rows_follow_the_experts(kind: st
             asked.append(epoch)
             mesh.experts.publish(new)
 
-        mesh.experts._on_refresh = refresh
+        mesh.experts.on_refresh = refresh
         outputs = mesh.experts.submit(2, hidden, gate).wait()
         assert torch.equal(outputs, HandExperts().submit(2, hidden, gate).wait())
         assert mesh.experts.epoch_in_use == 1
@@ -240,3 +243,34 @@ def test_results_that_nobody_waits_for_are_not_kept() -> None:
         until(lambda: len(mesh.experts._results) == 1)
         mesh.experts.submit(1, hidden, gate).wait()
         assert mesh.experts._results == {}
+
+
+class HandSource:
+    """A checkpoint whose experts need no weights."""
+
+    config = random_config(num_layers=3, num_experts=8)
+
+    def expert(self, layer: int, expert: int) -> ExpertWeights:
+        return no_weights()
+
+    def release(self) -> None:
+        """Nothing was taken."""
+
+
+def test_experts_without_a_worker_are_computed_here_until_one_is_back() -> None:
+    placement = uniform(2)
+    shards = hand_shards(placement)
+    fallback = FallbackShard(HandShard(), HandSource(), max_bytes=1000)  # pyright: ignore[reportArgumentType]
+    dispatcher = TokenDispatcher(placement, 1, WIRE.output_dtype, LIMITS, has_fallback=True)
+    transport = LocalTransport(shards)
+    experts = RemoteExperts(dispatcher, transport, WIRE, fallback=fallback)
+    gate, hidden = random_gate(np.random.default_rng(8), 9, WIRE.num_experts), torch.ones(9, WIRE.hidden_size)
+    expected = HandExperts().submit(1, hidden, gate).wait()
+    transport.take_away("worker-0")
+    for _ in range(3):
+        assert torch.equal(experts.submit(1, hidden, gate).wait(), expected)
+    assert (experts.counters.fallbacks, fallback.num_resident) == (3, 4)
+    transport.bring_back("worker-0", shards["worker-0"])
+    assert torch.equal(experts.submit(1, hidden, gate).wait(), expected)
+    assert (experts.counters.fallbacks, fallback.num_resident) == (3, 0)
+    experts.close()
