@@ -44,8 +44,8 @@ def server(root: Path) -> Generator[Served]:
 
 
 def requests() -> list[MixedRequest]:
-    """Return twelve of the mixed requests, one of every kind and the longest prompts."""
-    return [*mixed_requests()[::5], *mixed_requests()[30:32]]
+    """Return thirteen of the mixed requests: every fifth, and the longest prompts."""
+    return [*mixed_requests()[::5], *mixed_requests()[31:34]]
 
 
 def streamed(client: httpx.Client, seed: int) -> list[Any]:
@@ -87,16 +87,16 @@ def test_all_workers_die_one_after_the_other_and_no_client_sees_more_than_a_paus
 
     def kill_all() -> None:
         for pid in pids_titled(run_of(root), "ray::ExpertWorker"):
-            time.sleep(0.5)
+            time.sleep(0.3)
             os.kill(pid, signal.SIGKILL)
             killed.append(pid)
 
     killer = threading.Thread(target=kill_all)
     killer.start()
     answers = ask_all(server)
+    assert len(killed) == 2, "the requests were over too soon"
     killer.join()
     assert answers == expected
-    assert len(killed) == 2
     eventually(lambda: len(pids_titled(run_of(root), "ray::ExpertWorker")) == 2)
     assert not set(killed) & set(pids_titled(run_of(root), "ray::ExpertWorker"))
     ready = f"{server.url}/ready"
