@@ -5,6 +5,7 @@ before it is sent, while the worker has it, or when its answer has come and was 
 """
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -60,6 +61,8 @@ class Saboteur:
     def __init__(self) -> None:
         """Do nothing until armed."""
         self.struck: list[tuple[Fault, WorkerId]] = []
+        self.struck_s: list[float] = []
+        """When, by the monotonic clock."""
         self._cluster: LaunchedCluster | None = None
         self._lock = threading.RLock()
         self._num_sends = 0
@@ -76,7 +79,7 @@ class Saboteur:
         """Begin to count requests, and strike at `faults`."""
         with self._lock:
             self._cluster, self._num_sends, self._pending = cluster, 0, list(faults)
-            self._on_answer, self.struck = {}, []
+            self._on_answer, self.struck, self.struck_s = {}, [], []
 
     def disarm(self) -> tuple[WorkerId, ...]:
         """Strike no more, let whoever hangs go on, and return who was killed."""
@@ -128,6 +131,7 @@ class Saboteur:
             self._stop(worker)
             self._hung[worker] = self._num_sends + fault.hang_sends
         self.struck.append((fault, worker))
+        self.struck_s.append(time.monotonic())
 
     def _stop(self, worker: WorkerId) -> None:
         assert self._cluster is not None, "not armed"
