@@ -27,15 +27,16 @@ from cluster.experts.dispatch_events import (
 )
 from cluster.experts.layer_work import LayerWork
 from cluster.experts.messages import ByteRows, ExpertFailure, answer_request
-from cluster.experts.placement import IntArray, Placement
+from cluster.experts.placement import FALLBACK, IntArray, Placement
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
 from cluster.experts.wire import decode_answer, decode_request, encode_answer, encode_request
 from model.moe import HandExperts
-from tests.cluster.experts.hand import frame_format, hand_shards, names, random_gate
+from tests.cluster.experts.hand import HandShard, frame_format, hand_shards, names, random_gate
 
 WIRE = frame_format(num_layers=2, num_experts=8, hidden_size=3)
 LIMITS = DispatchLimits(reply_timeout_s=0.5, layer_timeout_s=1000.0, refresh_interval_s=0.2)
 SEEDS = range(40)
+EVERYTHING = HandShard({(layer, expert) for layer in range(WIRE.num_layers) for expert in range(WIRE.num_experts)})
 
 
 class World:
@@ -47,7 +48,7 @@ class World:
         copies = int(self.rng.integers(1, num_workers + 1))
         self.placement = Placement.uniform(WIRE.num_layers, WIRE.num_experts, names(num_workers), copies)
         self.shards = hand_shards(self.placement)
-        self.machine = TokenDispatcher(self.placement, 1, torch.float32, LIMITS)
+        self.machine = TokenDispatcher(self.placement, 1, torch.float32, LIMITS, has_fallback=seed % 2 == 1)
         self.now_s = 0.0
         self.outputs: dict[int, Tensor] = {}
         self._queue: list[tuple[float, int, Event]] = []
@@ -105,7 +106,8 @@ class World:
     def _receive(self, worker: str, frame: bytes) -> None:
         assert worker not in self._down, f"sent to {worker} although its stream is known to be broken"
         request = decode_request(frame, WIRE)
-        answer = answer_request(self.shards[worker], request, self.placement.epoch)
+        shard = EVERYTHING if worker == FALLBACK else self.shards[worker]
+        answer = answer_request(shard, request, self.placement.epoch)
         if self._is_struck(0.03):
             answer = ExpertFailure(request.key, 0, "a cosmic ray")
         delay_s = 2.0 if self._is_struck(0.1) else 0.1
@@ -170,6 +172,9 @@ def test_the_worlds_hold_every_kind_of_fault() -> None:
     assert sum(each.lacks for each in counters) > 5
     assert sum(each.failures for each in counters) > 5
     assert sum(each.resends for each in counters) > 5
+    assert sum(each.hedges for each in counters) > 5
+    assert sum(each.hedge_wins for each in counters) > 5
+    assert sum(each.fallbacks for each in counters) > 5
     assert sum(each.dropped["late or repeated"] for each in counters) > 5
 
 
@@ -186,8 +191,10 @@ def test_an_answer_written_where_it_arrives_is_caught(monkeypatch: pytest.Monkey
     monkeypatch.setattr(LayerWork, "fill", fill_by_arrival)
     caught = 0
     for seed in SEEDS:
+        world = World(seed)
         try:
-            World(seed).run_layer(0)
+            for ticket in range(4):
+                world.run_layer(ticket)
         except AssertionError:
             caught += 1
     assert caught > len(SEEDS) / 2

@@ -137,6 +137,25 @@ def test_a_killed_hedge_leaves_the_late_worker_to_answer_or_come_back() -> None:
     assert answer(machine, hung, 6.2) == []  # fenced: sent to an earlier life of the stream
 
 
+def test_what_was_asked_of_another_when_it_grew_late_is_not_asked_of_a_third_when_the_stream_breaks() -> None:
+    everywhere = ((0, 1, 2),) * 4
+    machine = experienced(Placement(0, 2, 4, ("a", "b", "c"), (everywhere, everywhere)), "a", "b", "c")
+    (hung,) = sends(prompt(machine))
+    (hedge,) = sends(machine.on(Tick(), 1.1))
+    assert sends(machine.on(StreamBroken(hung.worker, "silent"), 1.15)) == []
+    assert torch.equal(completed(answer(machine, hedge, 1.2)), OUTPUTS)
+
+
+def test_a_suspect_whose_stream_breaks_is_suspected_no_longer_but_known_to_be_gone() -> None:
+    machine = experienced(two_copies(), "a", "b")
+    (hung,) = sends(prompt(machine))
+    completed(answer(machine, sends(machine.on(Tick(), 1.1))[0], 1.2))
+    assert not machine.is_whole
+    machine.on(StreamBroken(hung.worker, "silent"), 4.0)
+    assert machine.is_whole
+    assert hung.worker not in machine.open_workers
+
+
 def test_without_a_copy_the_fallback_computes_what_is_missing_and_only_that() -> None:
     machine = experienced(one_copy(), "b", has_fallback=True)
     to_b, to_fallback = sends(prompt(machine))

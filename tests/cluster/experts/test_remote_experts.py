@@ -1,5 +1,7 @@
 """The contract of `model.moe.Experts`, held by RemoteExperts over every transport, with hand-made experts."""
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,7 +11,9 @@ import torch
 from torch import Tensor
 
 from cluster.errors import PlacementError, WorkerLost
+from cluster.experts.dispatch_events import Tick
 from cluster.experts.fallback_shard import FallbackShard
+from cluster.experts.messages import ExpertRequest
 from cluster.experts.placement import LOCAL, Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
@@ -273,4 +277,41 @@ def test_experts_without_a_worker_are_computed_here_until_one_is_back() -> None:
     transport.bring_back("worker-0", shards["worker-0"])
     assert torch.equal(experts.submit(1, hidden, gate).wait(), expected)
     assert (experts.counters.fallbacks, fallback.num_resident) == (3, 0)
+    experts.close()
+
+
+class SlowTransport(LocalTransport):
+    """Workers that answer when they are told to."""
+
+    held: list[tuple[str, ExpertRequest]]
+
+    def send(self, worker: str, request: ExpertRequest) -> None:
+        self.held.append((worker, request))
+
+    def answer_all(self) -> None:
+        held, self.held = self.held, []
+        for worker, request in held:
+            super().send(worker, request)
+
+
+def test_what_a_late_worker_has_answered_after_all_is_not_computed_here_too() -> None:
+    placement = uniform(1)
+    transport, mine = SlowTransport(hand_shards(placement)), HandShard()
+    transport.held = []
+    fallback = FallbackShard(mine, HandSource(), max_bytes=1000)  # pyright: ignore[reportArgumentType]
+    limits = DispatchLimits(reply_timeout_s=0.05, layer_timeout_s=60.0)
+    dispatcher = TokenDispatcher(placement, 1, WIRE.output_dtype, limits, has_fallback=True)
+    experts = RemoteExperts(dispatcher, transport, WIRE, fallback=fallback)
+    gate, hidden = random_gate(np.random.default_rng(8), 2, WIRE.num_experts), torch.ones(2, WIRE.hidden_size)
+    expected = HandExperts().submit(0, hidden, gate).wait()
+    pending = experts.submit(0, hidden, gate)
+    time.sleep(0.06)
+    experts._on_event(Tick())  # it is late: this process is asked too, and has not begun
+    assert experts.counters.fallbacks == 1
+    transport.answer_all()
+    assert torch.equal(pending.wait(), expected)
+    pending = experts.submit(1, hidden, gate)
+    threading.Timer(0.02, transport.answer_all).start()
+    assert torch.equal(pending.wait(), expected)
+    assert mine.num_calls == 0
     experts.close()
