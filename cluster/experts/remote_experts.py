@@ -235,7 +235,7 @@ class RemoteExperts:
     def _note(self, action: Action) -> bool:
         """Keep what the waiting thread is to find; say whether it is to look."""
         match action:
-            case (Complete(ticket) | Fail(ticket)) if ticket not in self._tickets.values():
+            case Complete(ticket) | Fail(ticket) if ticket not in self._tickets.values():
                 return False  # left behind for a newer one that is just being submitted
             case Complete(ticket, outputs):
                 self._results[ticket] = outputs

@@ -154,6 +154,14 @@ def test_a_silent_worker_loses_its_stream_and_gets_it_back(cluster: LaunchedClus
     cluster.experts.wait_until_connected(20.0)
 
 
+def test_an_older_membership_does_not_undo_a_newer_one(cluster: LaunchedCluster, whole: ExpertShard) -> None:
+    (side,) = cluster._sides
+    side.publish(replace(cluster.membership, epoch=side.epoch - 1, members=()))
+    side.publish(cluster.membership)  # the same again is no harm
+    assert all(same_as(whole, cluster, seed) for seed in range(3))
+    assert len(cluster.experts.open_workers) == 2
+
+
 def test_a_worker_whose_bits_would_differ_is_refused(cluster: LaunchedCluster, checkpoint: Path) -> None:
     """The attention side may have other hardware; the workers must agree among themselves."""
     first, second = cluster.membership.members
