@@ -63,6 +63,17 @@ class SpeculationSection(Section):
     )
 
 
+class GrammarsSection(Section):
+    """Limits of the grammars that hold answers to a form."""
+
+    max_schema_chars: PositiveInt = Field(default=65_536, description="Longest JSON schema that is enforced")
+    max_grammar_chars: PositiveInt = Field(default=16_384, description="Longest regular expression or Lark grammar")
+    max_schema_depth: PositiveInt = Field(default=64, description="Deepest nesting of a JSON schema")
+    compile_timeout_s: PositiveSeconds = Field(default=10.0, description="Longest time until a grammar is compiled")
+    max_cached_grammars: PositiveInt = Field(default=128, description="Compiled grammars kept for the next requests")
+    num_threads: PositiveInt = Field(default=2, description="Threads that compile beside the engine's")
+
+
 class EngineSection(Section):
     """Limits of one engine: batch, KV cache, queue."""
 
@@ -81,6 +92,9 @@ class EngineSection(Section):
     )
     speculation: SpeculationSection = Field(
         default_factory=SpeculationSection, description="Guessing ahead from the sequence's own text"
+    )
+    grammars: GrammarsSection = Field(
+        default_factory=GrammarsSection, description="Structured output: JSON schemas, regular expressions, grammars"
     )
     logit_digests: bool = Field(default=False, description="Return a digest of each sampled step's logits, for tests")
 

@@ -4,7 +4,8 @@ ClusterError
 ├── EngineError
 │   ├── QueueFull            the bounded inbox of the engine is full
 │   ├── ContextOverflow      prompt (plus what must be produced) does not fit the context or the KV cache
-│   └── EngineStopped        the engine ended while the sequence ran
+│   ├── EngineStopped        the engine ended while the sequence ran
+│   └── GrammarRefused       what a sequence is to be held to cannot be compiled
 ├── ExpertError
 │   ├── WorkerLost           a worker's stream broke and no other copy answered in time
 │   ├── WrongEpoch           a worker lacks an expert that was asked of it
@@ -35,6 +36,10 @@ class ContextOverflow(EngineError):
 
 class EngineStopped(EngineError):
     """The engine ended while the sequence ran."""
+
+
+class GrammarRefused(EngineError):
+    """What a sequence is to be held to cannot be compiled; the message begins with the place, then a colon."""
 
 
 class ExpertError(ClusterError):

@@ -6,7 +6,7 @@ from cluster.engine.sequence import FinishReason, TokenEvent
 from model.sampling_params import TokenLogprob
 from protos import engine_pb2 as pb
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when the meaning of the messages changes; an edge and an engine of different ones refuse each other."""
 
 _REASON_TO_WIRE = {
@@ -16,6 +16,7 @@ _REASON_TO_WIRE = {
     FinishReason.ABORT: pb.FINISH_REASON_ABORT,
     FinishReason.ERROR: pb.FINISH_REASON_ERROR,
     FinishReason.UNAVAILABLE: pb.FINISH_REASON_UNAVAILABLE,
+    FinishReason.REFUSED: pb.FINISH_REASON_REFUSED,
 }
 _REASON_FROM_WIRE = {wire: reason for reason, wire in _REASON_TO_WIRE.items()}
 

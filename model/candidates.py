@@ -123,7 +123,8 @@ def _thresholds(scores: Tensor, filters: _Filters) -> Iterator[Floats]:
     is_limited = filters.top_k < vocab_size
     limited = np.flatnonzero(is_limited)
     if limited.size:
-        first[limited] = nth_best(take_rows(scores, limited), filters.top_k[limited].tolist())
+        worst = nth_best(take_rows(scores, limited), filters.top_k[limited].tolist())
+        first[limited] = np.maximum(worst, np.finfo(np.float32).min)  # what is impossible is no candidate
     mass = np.where(is_whole, filters.totals, 1.0)
     few = np.minimum(np.log(_FIRST_SHARE * mass), 0.0)  # the best token, which scores 0, is always among them
     yield np.where(is_whole, np.maximum(first, few), first).astype(np.float32)

@@ -1,9 +1,9 @@
 """Counter-based sampling (N4): a token depends on its row of logits, its parameters, seed, choice and position only.
 
-In this order: `logit_bias`; repetition, frequency and presence penalties; temperature; then `top_k`, `top_p`, `min_p`
-over candidates by (logit descending, id ascending); then one draw. Without filters the draw walks the vocabulary in
-id order, with them in the candidates' order. There is no generator: `philox.uniform` turns (seed, choice, position)
-into the one number that a draw takes.
+In this order: `logit_bias`; repetition, frequency and presence penalties; what is blocked or masked; temperature; then
+`top_k`, `top_p`, `min_p` over candidates by (logit descending, id ascending); then one draw. Without filters the draw
+walks the vocabulary in id order, with them in the candidates' order. There is no generator: `philox.uniform` turns
+(seed, choice, position) into the one number that a draw takes.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from model.logprobs import token_logprobs
 from model.philox import uniform
 from model.sampling_params import MAX_SEED, SamplingParams, TokenLogprob
 from model.token_counts import TokenCounts
+from model.token_mask import TokenGuide, allowed_ids, apply_mask
 from model.vocabulary_sums import Floats, Ints, Scores, pick
 
 __all__ = ["GREEDY_BELOW", "SampleRow", "SampledToken", "SamplingParams", "TokenLogprob", "sample"]
@@ -38,11 +39,13 @@ class SampleRow:
     num_prompt: int
     """How many of them are prompt."""
     blocked_ids: tuple[int, ...] = ()
-    """Tokens that must not come now."""
+    """Tokens that must not come now, unless the guide allows no other."""
     ahead: tuple[int, ...] = ()
     """Output after `token_ids` that is taken for granted here: the beginning of a draft."""
     counts: TokenCounts | None = None
     """Of `token_ids`, as `penalties.counts_of` makes them, where somebody keeps them up; otherwise they are made."""
+    guide: TokenGuide | None = None
+    """Allows tokens by what was written so far; asked while the logits may still be computed."""
 
     @property
     def position(self) -> int:
@@ -89,7 +92,7 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     touched = [
         (index, row)
         for index, row in enumerate(rows)
-        if row.params.logit_bias or row.params.has_penalties or row.blocked_ids
+        if row.params.logit_bias or row.params.has_penalties or row.blocked_ids or row.guide
     ]
     if not touched:
         return logits
@@ -98,9 +101,19 @@ def _adjust(logits: Tensor, rows: Sequence[SampleRow]) -> Tensor:
     for index, row in touched:
         if row.params.has_penalties:
             penalties.penalize(adjusted, index, row.params, *row.seen())
-        if row.blocked_ids:
+        if row.guide is not None:
+            _mask(adjusted, index, row, row.guide)
+        elif row.blocked_ids:
             penalties.block(adjusted, index, row.blocked_ids)
     return adjusted
+
+
+def _mask(logits: Tensor, index: int, row: SampleRow, guide: TokenGuide) -> None:
+    """Leave what the guide allows, less what is blocked if anything is left then."""
+    words = guide.mask(row.ahead)
+    apply_mask(logits, index, words)
+    if row.blocked_ids and not np.isin(allowed_ids(words), row.blocked_ids).all():
+        penalties.block(logits, index, row.blocked_ids)
 
 
 def _first_best(logits: Tensor) -> Ints:

@@ -15,7 +15,7 @@ from cluster.engine.stop_matcher import StopMatcher
 from model.sampling_params import TokenLogprob
 from model.tokenizer import TextDecoder, Tokenizer
 from model.vocabulary import NUM_RANKS
-from router.errors import OutOfMemory, ServerFailure, Unavailable, tells_of_memory
+from router.errors import InvalidRequest, OutOfMemory, ServerFailure, Unavailable, tells_of_memory
 from router.harmony.deltas import CallBegun, ContentDelta, Delta, Ending, MessageEnded
 from router.harmony.parse import HarmonyParser
 from router.requests import ChatUpdate, Finish, TextUpdate
@@ -84,10 +84,6 @@ class Choice(ABC, Generic[U]):
     def on(self, event: TokenEvent) -> U | None:
         """Return what an event adds, None if nothing can be seen; raises RequestError if it tells of a failure."""
 
-    @abstractmethod
-    def force(self, token_ids: Sequence[int]) -> U | None:
-        """Return what tokens add that belong to the answer and were not sampled: they are not counted."""
-
     @property
     def num_reasoning(self) -> int:
         """Return the tokens of reasoning so far."""
@@ -100,6 +96,9 @@ class Choice(ABC, Generic[U]):
             if tells_of_memory(event.error):
                 raise OutOfMemory(OUT_OF_MEMORY)
             raise ServerFailure("The engine failed at this request.")
+        if event.finish_reason is FinishReason.REFUSED:
+            why = event.error or "structured_outputs: it cannot be followed"
+            raise InvalidRequest(f"{why}.", why.partition(": ")[0], "invalid_grammar")
         if event.finish_reason is FinishReason.UNAVAILABLE:
             _log.warning("sequence %s was lost: %s", event.sequence_id, event.error)
             raise Unavailable("A part of the cluster was lost while the request ran. Try again.", retry_after_s=1)
@@ -121,14 +120,13 @@ def _stops_at_text(event: TokenEvent) -> bool:
 
 
 class ChatChoice(Choice[ChatUpdate]):
-    """A choice of a chat: tokens through the harmony parser, which first reads what the prompt holds of the answer."""
+    """A choice of a chat: tokens through the harmony parser."""
 
-    def __init__(self, choice: int, parser: HarmonyParser, prefix: Sequence[int], stops: Sequence[str]) -> None:
+    def __init__(self, choice: int, parser: HarmonyParser, stops: Sequence[str]) -> None:
         super().__init__(choice)
         self._parser = parser
         self._filter = StopFilter(stops)
-        self._opening = parser.push_all(prefix)
-        self._has_calls = any(isinstance(delta, CallBegun) for delta in self._opening)
+        self._has_calls = False
 
     @property
     def num_reasoning(self) -> int:
@@ -138,7 +136,7 @@ class ChatChoice(Choice[ChatUpdate]):
     def on(self, event: TokenEvent) -> ChatUpdate | None:
         """Return the deltas that an event adds."""
         self._open(event)
-        out, self._opening = self._opening, []
+        out: list[Delta] = []
         last = len(event.token_ids) - 1
         for place, token_id in enumerate(event.token_ids):
             self.num_tokens += 1
@@ -156,12 +154,6 @@ class ChatChoice(Choice[ChatUpdate]):
         return ChatUpdate(
             self.choice, tuple(out), self._take_logprobs(positions) if self._logprobs else (), self.finish
         )
-
-    def force(self, token_ids: Sequence[int]) -> ChatUpdate | None:
-        """Return the deltas of a header that was written for the model."""
-        out: list[Delta] = []
-        self._take(self._parser.push_all(token_ids), out)
-        return ChatUpdate(self.choice, tuple(out)) if out else None
 
     def _reason(self, reason: FinishReason) -> Finish:
         if reason is FinishReason.LENGTH:
@@ -219,10 +211,6 @@ class TextChoice(Choice[TextUpdate]):
             return None
         token_ids = tuple(self._token_ids.pop(at) for at in positions)
         return TextUpdate(self.choice, "".join(texts), token_ids, self._take_logprobs(positions), self.finish)
-
-    def force(self, token_ids: Sequence[int]) -> TextUpdate | None:
-        """Refuse: nothing is written for the model where it only continues a text."""
-        raise AssertionError(f"a completion has no forced tokens, got {token_ids!r}")
 
     def _feed(self, token_id: int, texts: list[str], positions: list[int]) -> None:
         position = self._position

@@ -8,6 +8,7 @@ TextRequest ────┘                              └── TextUpdate �
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cluster.grammar.constraint import GrammarSpec
 from model.sampling_params import SamplingParams, TokenLogprob
 from router.errors import InvalidRequest
 from router.harmony.conversation import Conversation
@@ -92,6 +93,8 @@ class TextRequest:
     options: Options = Options()
     model: str | None = None
     timeout_s: float | None = None
+    grammar: GrammarSpec | None = None
+    """What each text is held to."""
 
 
 class Finish(StrEnum):

@@ -35,7 +35,7 @@ from router.metrics import Metrics
 from router.request_meter import RequestMeter, current_meter
 from router.requests import ChatRequest, ChatUpdate, Started, TextRequest, TextUpdate
 from router.run import Run
-from router.staged import ForcedTokens, staged_events
+from router.structured.turn import text_constraint
 
 MAX_INLINE_CHARS = 20_000
 """Longer texts are turned into tokens in a thread, so that other requests' tokens do not wait for them."""
@@ -46,7 +46,6 @@ _NUM_DRAWN_SEEDS = 2**53
 """JSON readers keep integers exactly up to here."""
 
 U = TypeVar("U", ChatUpdate, TextUpdate)
-Event = TokenEvent | ForcedTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +101,7 @@ class InferenceService:
             prompt = await self.render(request.conversation)
             tools, token_bytes = request.conversation.callable_tools, self.tokenizer.token_bytes
             choices = [
-                ChatChoice(
-                    choice,
-                    HarmonyParser(token_bytes, tools, prompt.num_prefix),
-                    prompt.prefix_ids,
-                    request.options.stop,
-                )
+                ChatChoice(choice, HarmonyParser(token_bytes, tools), request.options.stop)
                 for choice in range(request.options.num_choices)
             ]
             # Stop strings end what the client sees, not reasoning or headers: the engine is not told of them.
@@ -120,7 +114,8 @@ class InferenceService:
         """Start to continue prompts. Raises RequestError before anything runs; later errors come while reading."""
         run = await self._admit("completion", request.model)
         try:
-            prompts = [Prompt(token_ids, stop_ids=()) for token_ids in request.prompts]
+            constraint = None if request.grammar is None else text_constraint(request.grammar)
+            prompts = [Prompt(token_ids, constraint, stop_ids=()) for token_ids in request.prompts]
             num_choices = len(prompts) * request.options.num_choices
             choices = [TextChoice(choice, self.tokenizer, request.options.stop) for choice in range(num_choices)]
             return self._start(run, request, prompts, choices)
@@ -219,7 +214,7 @@ class InferenceService:
             self._updates(
                 run,
                 choice,
-                self._events(self._sequence(run, started, request, prompt, choice.choice), prompt, timeout_s),
+                self._backend.generate(self._sequence(run, started, request, prompt, choice.choice), timeout_s),
             )
             for choice, prompt in zip(
                 choices, (prompt for prompt in prompts for _ in range(options.num_choices)), strict=True
@@ -244,23 +239,22 @@ class InferenceService:
             options.stop if isinstance(request, TextRequest) else (),
         )
         name = f"{started.request_id}-{choice}"
-        return SequenceRequest(name, prompt.token_ids, params, priority=options.priority, cache_salt=cache_salt())
-
-    def _events(self, sequence: SequenceRequest, prompt: Prompt, timeout_s: float) -> AsyncGenerator[Event, None]:
-        if prompt.call_header:
-            return staged_events(self._backend, sequence, prompt.call_header, timeout_s, self._clock)
-        return self._backend.generate(sequence, timeout_s)
+        return SequenceRequest(
+            name,
+            prompt.token_ids,
+            params,
+            priority=options.priority,
+            cache_salt=cache_salt(),
+            constraint=prompt.constraint,
+        )
 
     async def _updates(
-        self, run: Run, choice: Choice[U], events: AsyncGenerator[Event, None]
+        self, run: Run, choice: Choice[U], events: AsyncGenerator[TokenEvent, None]
     ) -> AsyncGenerator[U, None]:
         async with aclosing(events):
             async for event in events:
-                if isinstance(event, ForcedTokens):
-                    update = choice.force(event.token_ids)
-                else:
-                    run.saw(choice.choice, event)
-                    update = choice.on(event)
+                run.saw(choice.choice, event)
+                update = choice.on(event)
                 if update is not None:
                     yield update
                 if choice.finish is not None:

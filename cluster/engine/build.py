@@ -11,6 +11,9 @@ from cluster.engine.limits import EngineLimits
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import StepLimits
 from cluster.engine.speculate import SpeculationLimits
+from cluster.grammar.compiler import GrammarCompiler
+from cluster.grammar.limits import GrammarLimits
+from cluster.grammar.matcher import GrammarLibrary
 from model.config import ModelConfig
 from model.kv_cache import KVCache, KVCacheShape
 from model.moe import Experts
@@ -58,7 +61,19 @@ def build_engine(
         logger.log(level, "the KV cache leaves a sequence %d tokens, not %d", limits.max_context_tokens, context)
     shape = KVCacheShape(num_blocks.full, num_blocks.sliding, section.block_tokens)
     kv_cache = KVCache(config, shape, dtype, transformer.device)
-    return EngineThread(Engine(limits), ModelRunner(transformer, kv_cache, experts), on_step)
+    compiler = GrammarCompiler(grammar_limits(section), config.vocab_size, _load_grammars)
+    return EngineThread(Engine(limits), ModelRunner(transformer, kv_cache, experts), on_step, compiler=compiler)
+
+
+def grammar_limits(section: "EngineSection") -> GrammarLimits:
+    """Return the limits of an engine's grammars."""
+    return GrammarLimits(**{name: getattr(section.grammars, name) for name in GrammarLimits.__dataclass_fields__})
+
+
+def _load_grammars(limits: GrammarLimits) -> GrammarLibrary:
+    from cluster.grammar.llguidance_library import LlGuidance  # only where a grammar is asked for
+
+    return LlGuidance(limits)
 
 
 def count_blocks(

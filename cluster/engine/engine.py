@@ -6,7 +6,8 @@
                        └─────────── preempted ──────┘        Abort, StepFailed, Stop: from anywhere
 
 At most one step is under way. A sequence that ends while its rows are being computed keeps its blocks until the step
-has ended; everything else of it is gone at once.
+has ended; everything else of it is gone at once. A sequence with a constraint is prepared before it waits: its grammars
+are compiled elsewhere.
 """
 
 from bisect import insort
@@ -21,8 +22,21 @@ from cluster.engine.scheduler import Chunk, Schedule, schedule
 from cluster.engine.sequence import FinishReason, Sequence, SequenceRequest, TokenEvent
 from cluster.engine.speculate import Drafter, drafters, with_drafts
 from cluster.engine.stats import EngineStats
-from cluster.engine.step import Abort, Action, Admit, Emit, Event, RunStep, StepDone, StepFailed, StepPlan, StepResult
+from cluster.engine.step import (
+    Abort,
+    Action,
+    Admit,
+    Emit,
+    Event,
+    Prepare,
+    RunStep,
+    StepDone,
+    StepFailed,
+    StepPlan,
+    StepResult,
+)
 from cluster.engine.stop_rule import Ending, StopRule
+from cluster.grammar.compiler import Prepared
 from model.sampler import SampledToken
 from model.tokenizer import Tokenizer
 
@@ -52,6 +66,7 @@ class Engine:
         self._live: dict[str, LiveSequence] = {}
         self._running: list[Sequence] = []
         self._waiting: list[Sequence] = []
+        self._preparing: list[Sequence] = []
         self._under_way: StepPlan | None = None
         self._ended_under_way: list[Sequence] = []
         self._num_arrivals = 0
@@ -66,9 +81,14 @@ class Engine:
     def on(self, event: Event, now_s: float) -> list[Action]:
         """Take one event; return what is to be done because of it."""
         self._now_s = now_s
+        preparations: list[Action] = []
         match event:
             case Admit(request):
                 events = self._admit(request, now_s)
+                if request.constraint is not None and request.sequence_id in self._live:
+                    preparations = [Prepare(request, request.constraint)]
+            case Prepared():
+                events = self._take_guide(event)
             case Abort(sequence_id, attempt):
                 events = self._abort(sequence_id, attempt)
             case StepDone(result):
@@ -80,14 +100,15 @@ class Engine:
                 events = [self._end(live, gone, event.reason) for live in list(self._live.values())]
         actions: list[Action] = [Emit(tuple(events))] if events else []
         plan = self._next_plan()
-        return [*actions, RunStep(plan)] if plan else actions
+        return [*preparations, *actions, RunStep(plan)] if plan else [*preparations, *actions]
 
     def stats(self, now_s: float) -> EngineStats:
         """Return the counts of this moment."""
-        waiting_since = [self._live[sequence.request.sequence_id].since_s for sequence in self._waiting]
+        waiting = [*self._waiting, *self._preparing]
+        waiting_since = [self._live[sequence.request.sequence_id].since_s for sequence in waiting]
         return EngineStats(
             num_running=len(self._running),
-            num_waiting=len(self._waiting),
+            num_waiting=len(waiting),
             num_blocks=self._blocks.capacity,
             num_free_blocks=self._blocks.free,
             num_tokens=self._num_tokens,
@@ -102,14 +123,16 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert that queues, tables and blocks agree with one another. Cheap enough for after every step of a test."""
         inside = [live.sequence for live in self._live.values()]
-        assert sorted([*self._running, *self._waiting], key=_rank) == sorted(inside, key=_rank), "queues and sequences"
+        queued = [*self._running, *self._waiting, *self._preparing]
+        assert sorted(queued, key=_rank) == sorted(inside, key=_rank), "queues and sequences"
         assert self._waiting == sorted(self._waiting, key=_rank), "the waiting queue is out of order"
         assert self._running == sorted(self._running, key=_rank), "the running list is out of order"
         assert len(inside) <= self.limits.max_sequences, f"{len(inside)} sequences are inside"
         assert all(sequence.num_computed == 0 for sequence in self._waiting), "a waiting sequence holds keys and values"
         assert all(0 <= sequence.num_computed < sequence.num_known for sequence in self._running), "nothing to compute"
         assert self._under_way or not self._ended_under_way, "a sequence ended in a step that is not under way"
-        assert self._under_way or not inside, f"{len(inside)} sequences are inside and no step is under way"
+        ready = len(inside) - len(self._preparing)
+        assert self._under_way or not ready, f"{ready} sequences could run and no step is under way"
         owners = {sequence.arrival: (sequence.num_computed, sequence.num_computed) for sequence in self._running}
         for chunk in self._under_way.chunks if self._under_way else ():
             owners[chunk.sequence.arrival] = chunk.start, chunk.start + chunk.num_rows
@@ -123,9 +146,26 @@ class Engine:
         rule = StopRule(request, limits.eos_ids, limits.max_context_tokens, self._tokenizer)
         live = LiveSequence(sequence, rule, now_s, self._new_drafter())
         self._live[request.sequence_id] = live
-        insort(self._waiting, sequence, key=_rank)
+        if request.constraint is None:
+            insort(self._waiting, sequence, key=_rank)
+        else:
+            self._preparing.append(sequence)
         ending = _replay(rule, sequence)
         return [*events, self._end(live, ending)] if ending else events
+
+    def _take_guide(self, prepared: Prepared) -> list[TokenEvent]:
+        """Let a sequence wait for its turn, now that its guide is there, or end it if it can have none."""
+        live = self._live.get(prepared.sequence_id)
+        if live is None or live.sequence.request.attempt != prepared.attempt or live.sequence not in self._preparing:
+            return []
+        if prepared.guide is None or prepared.refusal is not None:
+            return [self._end(live, Ending(FinishReason.REFUSED), prepared.refusal)]
+        if prepared.guide.is_over:
+            return [self._end(live, Ending(FinishReason.STOP, live.sequence.token_ids[-1]))]
+        live.guide = prepared.guide
+        self._preparing.remove(live.sequence)
+        insort(self._waiting, live.sequence, key=_rank)
+        return []
 
     def _abort(self, sequence_id: str, attempt: int | None) -> list[TokenEvent]:
         live = self._live.get(sequence_id)
@@ -159,6 +199,8 @@ class Engine:
         self._blocks.computed(sequence, chunk.start)
         if not sampled:
             return []
+        if not tokens and live.refusal is not None:
+            return [self._end(live, Ending(FinishReason.REFUSED), live.refusal)]
         if not tokens:
             return [self._end(live, error=_NOT_SAMPLED)]
         if ending:
@@ -193,6 +235,9 @@ class Engine:
     def _remove(self, live: LiveSequence) -> None:
         sequence = live.sequence
         del self._live[sequence.request.sequence_id]
+        if sequence in self._preparing:
+            self._preparing.remove(sequence)
+            return
         if sequence in self._waiting:
             self._waiting.remove(sequence)
             self._blocks.forget(sequence.arrival)
@@ -206,7 +251,7 @@ class Engine:
 
     def _next_plan(self) -> StepPlan | None:
         """Return the next step, or None if one is under way or nothing is to be done."""
-        if self._under_way or not self._live:
+        if self._under_way or not (self._running or self._waiting):
             return None
         limits, blocks = self.limits, self._blocks
         step = schedule(self._running, self._waiting, blocks.free, limits.geometry, limits.step, blocks)

@@ -24,6 +24,7 @@ from cluster.engine.step import (
     Admit,
     Emit,
     Event,
+    Prepare,
     RunStep,
     StepDone,
     StepFailed,
@@ -32,6 +33,7 @@ from cluster.engine.step import (
     Stop,
 )
 from cluster.errors import ClusterError, EngineError, EngineStopped, QueueFull
+from cluster.grammar.compiler import GrammarCompiler, Prepared
 from model.device_errors import is_device_lost
 
 logger = logging.getLogger(__name__)
@@ -61,22 +63,32 @@ class _Check:
     error: AssertionError | None = None
 
 
+_Input = Admit | Abort | Prepared | _Check | Stop
+
+
 class EngineThread:
     """A running engine. `admit` and `abort` may be called from any thread."""
 
     def __init__(
-        self, engine: Engine, runner: Runner, on_step: OnStep | None = None, clock: Clock | None = None
+        self,
+        engine: Engine,
+        runner: Runner,
+        on_step: OnStep | None = None,
+        clock: Clock | None = None,
+        compiler: GrammarCompiler | None = None,
     ) -> None:
         """Prepare; `start` begins. `on_step` gets all events of a step in one call, on the engine's thread.
 
-        It must be quick and must not raise; it may be set as an attribute until `start`.
+        It must be quick and must not raise; it may be set as an attribute until `start`. Without a `compiler`,
+        sequences with a constraint are not taken.
         """
         self.on_step: OnStep = on_step or _drop
         self._engine = engine
         self._runner = runner
         self._clock = clock or MonotonicClock()
-        # A live sequence has at most an Admit and an Abort in here, so that only checks can find it full.
-        self._inbox: queue.Queue[Admit | Abort | _Check | Stop] = queue.Queue(2 * engine.limits.max_sequences + 16)
+        self._compiler = compiler
+        # A live sequence has at most an Admit, a Prepared and an Abort in here: only checks can find it full.
+        self._inbox: queue.Queue[_Input] = queue.Queue(3 * engine.limits.max_sequences + 16)
         self._lock = threading.Lock()
         self._inside: dict[str, SequenceRequest] = {}
         self._aborted: set[str] = set()
@@ -106,6 +118,8 @@ class EngineThread:
         is admitted then. A higher attempt of a sequence that is still here ends the older one.
         """
         self.limits.check_request(request)
+        if request.constraint is not None and self._compiler is None:
+            raise EngineError("this engine compiles no grammars")
         with self._lock:
             self._check_open()
             current = self._inside.get(request.sequence_id)
@@ -152,6 +166,8 @@ class EngineThread:
                 return
             self._stopped_because = reason
         self._inbox.put(Stop(reason), timeout=_CHECK_WAIT_S)
+        if self._compiler is not None:
+            self._compiler.close()
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """End every sequence with an error event and then the thread; raises EngineStopped if a step outlasts that."""
@@ -166,7 +182,7 @@ class EngineThread:
         if self._stopped_because is not None:
             raise EngineStopped(self._stopped_because)
 
-    def _put(self, item: Admit | Abort) -> None:
+    def _put(self, item: Admit | Abort | Prepared) -> None:
         try:
             self._inbox.put_nowait(item)
         except queue.Full:
@@ -185,6 +201,7 @@ class EngineThread:
             outcome = self._run_step(plan) if plan else None
             inputs = self._take_inputs(is_idle=outcome is None)
             events: list[Event] = [item for item in inputs if not isinstance(item, _Check)]
+            events += self._compiler.overdue() if self._compiler is not None else []
             if outcome:
                 events.append(outcome)
             plan = self._act([action for event in events for action in self._engine.on(event, self._clock.now_s())])
@@ -212,9 +229,9 @@ class EngineThread:
         self._num_failed_in_a_row = 0
         return StepDone(result)
 
-    def _take_inputs(self, is_idle: bool) -> list[Admit | Abort | _Check | Stop]:
+    def _take_inputs(self, is_idle: bool) -> list[_Input]:
         """Return all inputs that are there; an idle engine waits a while for the first."""
-        inputs: list[Admit | Abort | _Check | Stop] = []
+        inputs: list[_Input] = []
         try:
             if is_idle:
                 inputs.append(self._inbox.get(timeout=_IDLE_WAIT_S))
@@ -229,6 +246,9 @@ class EngineThread:
         self._forget_ended(events)
         self._stats = self._engine.stats(self._clock.now_s())
         self._tell(events)
+        for action in actions:
+            if isinstance(action, Prepare) and self._compiler is not None:
+                self._compiler.submit(action.request, action.constraint, self._put)
         return next((action.plan for action in actions if isinstance(action, RunStep)), None)
 
     def _forget_ended(self, events: list[TokenEvent]) -> None:

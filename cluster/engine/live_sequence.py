@@ -4,9 +4,10 @@ from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 
 from cluster.engine.scheduler import Chunk
-from cluster.engine.sequence import Sequence, TokenEvent
+from cluster.engine.sequence import FinishReason, Sequence, TokenEvent
 from cluster.engine.speculate import Drafter, Guess, num_confirmed
 from cluster.engine.stop_rule import Ending, StopRule
+from cluster.grammar.guide import TurnGuide
 from model.penalties import counts_of
 from model.sampler import SampledToken, SampleRow
 from model.token_counts import TokenCounts
@@ -20,6 +21,8 @@ class LiveSequence:
     stop_rule: StopRule
     since_s: float
     drafter: Drafter | None = None
+    guide: TurnGuide | None = None
+    """Holds the output to the request's constraint, from when it is compiled."""
     _counts: TokenCounts | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -27,11 +30,21 @@ class LiveSequence:
         if params.has_penalties:
             self._counts = counts_of(params, self.sequence.token_ids, self.sequence.num_prompt)
 
+    @property
+    def refusal(self) -> str | None:
+        """Return why the constraint cannot be followed from here, or None."""
+        return None if self.guide is None else self.guide.failure
+
     def guess(self, most: int) -> Guess:
-        """Return up to `most` tokens that may come after the next one; none that would pass the sequence's end."""
+        """Return up to `most` tokens that may come after the next one; none that would pass the sequence's end.
+
+        A sequence with a guide is not guessed at: each guess would cost a mask more.
+        """
         sequence = self.sequence
         most = min(most, self.stop_rule.num_left(sequence.num_output) - 1)
-        return Guess() if self.drafter is None or most <= 0 else self.drafter.guess(sequence.token_ids, most)
+        if self.drafter is None or self.guide is not None or most <= 0:
+            return Guess()
+        return self.drafter.guess(sequence.token_ids, most)
 
     def sample_rows(self, chunk: Chunk) -> list[SampleRow]:
         """Return one row for each token that the chunk samples: each takes the draft before it for granted."""
@@ -44,6 +57,7 @@ class LiveSequence:
                 self.stop_rule.blocked_ids(sequence.num_output + place),
                 ahead=chunk.draft[:place],
                 counts=self._counts,
+                guide=self.guide,
             )
             for place in range(chunk.num_samples)
         ]
@@ -58,16 +72,24 @@ class LiveSequence:
         ending: Ending | None = None
         added: list[int] = []
         for token_id in ids[: num_confirmed(chunk.draft, ids)]:
-            if token_id is None or ending is not None:
+            if token_id is None or ending is not None or not self._is_followed(token_id):
                 break
             added.append(token_id)
             self.sequence.token_ids.append(token_id)
             if self._counts is not None:
                 self._counts.add(token_id)
             ending = self.stop_rule.ending(token_id, self.sequence.num_output)
+            if self.guide is not None and self.guide.is_over:
+                ending = ending or Ending(FinishReason.STOP, token_id)
         if self.drafter is not None:
             self.drafter.learn(added)
         return sampled[: len(added)], ending
+
+    def _is_followed(self, token_id: int) -> bool:
+        """Tell the guide of a token; return whether the constraint can be followed on."""
+        if self.guide is not None:
+            self.guide.advance(token_id)
+        return self.refusal is None
 
     def event(
         self,

@@ -6,6 +6,7 @@ No torch here: the edge builds requests and reads events too.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from cluster.grammar.constraint import Constraint
 from model.sampling_params import SamplingParams, TokenLogprob
 
 
@@ -25,6 +26,8 @@ class SequenceRequest:
     """Lower numbers run first; equal ones in the order of arrival."""
     cache_salt: str = ""
     """Only sequences of one salt share computed prefixes: who may not learn what others have asked gets another."""
+    constraint: Constraint | None = None
+    """What the output may consist of; None: anything. The sequence runs once its grammars are compiled."""
 
 
 class FinishReason(StrEnum):
@@ -37,6 +40,8 @@ class FinishReason(StrEnum):
     """The engine failed at it."""
     UNAVAILABLE = "unavailable"
     """What the engine needs is away, or the engine has stopped: elsewhere, or later, it may go well."""
+    REFUSED = "refused"
+    """What the sequence was to be held to cannot be compiled or cannot be followed; `error` says where and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from cluster.engine.scheduler import Chunk
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
+from cluster.grammar.compiler import Prepared
+from cluster.grammar.constraint import Constraint
 from model.batch import BlockTables
 from model.sampler import SampledToken, SampleRow
 
@@ -72,7 +74,7 @@ class Stop:
     reason: str
 
 
-Event = Admit | Abort | StepDone | StepFailed | Stop
+Event = Admit | Abort | Prepared | StepDone | StepFailed | Stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +91,12 @@ class Emit:
     events: tuple[TokenEvent, ...]
 
 
-Action = RunStep | Emit
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Make the guide of a sequence and report Prepared, while other sequences run."""
+
+    request: SequenceRequest
+    constraint: Constraint
+
+
+Action = RunStep | Emit | Prepare

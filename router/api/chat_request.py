@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from router.api.chat_types import ChatBody, ChatMessage, ContentPart, NamedTool, Tool
 from router.api.options import to_options
+from router.api.structured_types import answer_grammar
 from router.config import LimitsSection
 from router.errors import InvalidRequest
 from router.harmony.conversation import (
@@ -40,13 +41,14 @@ def to_chat_request(body: ChatBody, limits: LimitsSection, timeout_s: float | No
     notes: list[str] = []
     _check_counts(body, limits)
     effort = _effort(body, notes)
-    tool_mode, forced_tool = _tool_choice(body, notes)
+    tool_mode, forced_tool = _tool_choice(body)
     conversation = Conversation(
         turns=_turns(body.messages),
-        functions=_functions(body.tools or (), notes),
+        functions=_functions(body.tools or ()),
         has_python=any(tool.type in _PYTHON_TYPES for tool in body.tools or ()),
         effort=effort,
-        response_format=_response_format(body, notes),
+        response_format=_response_format(body),
+        answer_grammar=answer_grammar(body),
         tool_mode=tool_mode,
         forced_tool=forced_tool,
     )
@@ -85,7 +87,7 @@ def _effort(body: ChatBody, notes: list[str]) -> Effort:
     return effort
 
 
-def _tool_choice(body: ChatBody, notes: list[str]) -> tuple[ToolMode, str | None]:
+def _tool_choice(body: ChatBody) -> tuple[ToolMode, str | None]:
     choice = body.tool_choice
     if choice is None or choice in ("auto", "none"):
         return (ToolMode.NONE if choice == "none" else ToolMode.AUTO), None
@@ -95,8 +97,6 @@ def _tool_choice(body: ChatBody, notes: list[str]) -> tuple[ToolMode, str | None
         raise InvalidRequest("tool_choice asks for a call, but there are no tools.", "tool_choice", "invalid_value")
     if isinstance(choice, NamedTool):
         return ToolMode.REQUIRED, _named(choice, names)
-    if len(names) > 1:
-        notes.append("tool_choice: a call is forced, its name is not: no grammar holds the model to the tools' names")
     return ToolMode.REQUIRED, None
 
 
@@ -116,7 +116,7 @@ def _named(choice: NamedTool, names: list[str]) -> str:
     return name
 
 
-def _functions(tools: Sequence[Tool], notes: list[str]) -> tuple[FunctionTool, ...]:
+def _functions(tools: Sequence[Tool]) -> tuple[FunctionTool, ...]:
     functions: list[FunctionTool] = []
     seen: set[str] = {PYTHON} if any(tool.type in _PYTHON_TYPES for tool in tools) else set()
     for place, tool in enumerate(tools):
@@ -133,22 +133,18 @@ def _functions(tools: Sequence[Tool], notes: list[str]) -> tuple[FunctionTool, .
             why = "is used twice" if name in seen else "must have 1 to 64 letters, digits, _, . or -"
             raise InvalidRequest(f"{path}.name is {name[:64]!r}; it {why}.", f"{path}.name", "invalid_value")
         seen.add(name)
-        if tool.function.strict:
-            notes.append(f"{path}.strict: arguments are not held to the schema by a grammar")
-        functions.append(FunctionTool(name, tool.function.description or "", tool.function.parameters))
+        given = tool.function
+        functions.append(FunctionTool(name, given.description or "", given.parameters, bool(given.strict)))
     return tuple(functions)
 
 
-def _response_format(body: ChatBody, notes: list[str]) -> ResponseFormat | None:
+def _response_format(body: ChatBody) -> ResponseFormat | None:
+    """Return what the model is told of the answer's form; what it is held to is a matter of the grammar."""
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return None
-    notes.append(f"response_format: {wanted.type} is asked of the model, but no grammar enforces it")
-    if wanted.type == "json_object":
-        return ResponseFormat("json_object", {"type": "object"})
     if wanted.json_schema is None:
-        path = "response_format.json_schema"
-        raise InvalidRequest(f"{path} is missing.", path, "missing_required_parameter")
+        return ResponseFormat("json_object", {"type": "object"})
     given = wanted.json_schema
     return ResponseFormat(given.name, given.schema_ or {"type": "object"}, given.description or "")
 

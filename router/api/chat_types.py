@@ -7,7 +7,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from router.api.body import Part
-from router.api.options import SamplingBody
+from router.api.structured_types import StructuredBody
 
 EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
@@ -71,22 +71,6 @@ class NamedTool(Part):
     function: CalledFunction | None = None
 
 
-class JsonSchemaFormat(Part):
-    """A schema for the answer."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: str | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormatBody(Part):
-    """What the answer should look like."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
-
-
 class StreamOptions(Part):
     """Options of a stream."""
 
@@ -101,7 +85,7 @@ class ReasoningOptions(Part):
     exclude: bool | None = Field(default=None, description="Keep reasoning out of the answer")
 
 
-class ChatBody(SamplingBody):
+class ChatBody(StructuredBody):
     """The body of a chat request."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -110,7 +94,6 @@ class ChatBody(SamplingBody):
     parallel_tool_calls: bool | None = Field(default=None, description="Accepted; the model makes one call at a time")
     reasoning_effort: EffortName | None = None
     reasoning: ReasoningOptions | None = None
-    response_format: ResponseFormatBody | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None
     logprobs: bool | None = None
@@ -131,13 +114,8 @@ class ChatBody(SamplingBody):
         "chat_template_kwargs": "Use reasoning_effort and tools.",
         "function_call": "Use tool_choice.",
         "functions": "Use tools.",
-        "guided_choice": "",
-        "guided_grammar": "",
-        "guided_json": "Use response_format.",
-        "guided_regex": "",
         "prediction": "",
         "prompt_logprobs": "",
-        "structured_outputs": "Use response_format.",
         "use_beam_search": "",
         "web_search_options": "",
     }

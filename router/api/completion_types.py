@@ -7,10 +7,11 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from router.api.chat_types import StreamOptions, UsageAnswer
-from router.api.options import SamplingBody, TokenId
+from router.api.options import TokenId
+from router.api.structured_types import StructuredBody
 
 
-class CompletionBody(SamplingBody):
+class CompletionBody(StructuredBody):
     """The body of a completion request."""
 
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
@@ -26,12 +27,7 @@ class CompletionBody(SamplingBody):
 
     unsupported: ClassVar[Mapping[str, str]] = {
         "best_of": "Use n.",
-        "guided_choice": "",
-        "guided_grammar": "",
-        "guided_json": "",
-        "guided_regex": "",
         "prompt_logprobs": "",
-        "structured_outputs": "",
         "use_beam_search": "",
     }
 

@@ -11,6 +11,7 @@ from router.api.completion_types import CompletionAnswer, CompletionBody
 from router.api.openapi import describe
 from router.api.options import to_options
 from router.api.replies import request_headers, stream_reply, whole_reply
+from router.api.structured_types import answer_grammar
 from router.config import HttpSection
 from router.errors import InvalidRequest
 from router.generation import Generation
@@ -57,7 +58,7 @@ async def text_request(service: InferenceService, body: CompletionBody, timeout_
     if len(prompts) * options.num_choices > MAX_SEQUENCES:
         message = f"{len(prompts)} prompts with n = {options.num_choices} are more than {MAX_SEQUENCES} texts."
         raise InvalidRequest(message, "prompt", "invalid_value")
-    return TextRequest(prompts, options, body.model, timeout_s)
+    return TextRequest(prompts, options, body.model, timeout_s, answer_grammar(body))
 
 
 async def _events(

@@ -139,7 +139,24 @@ def _sampling(sampling: pb.Sampling) -> dict[str, Any]:
     body["stop"] = list(sampling.stop)
     body["stop_token_ids"] = list(sampling.stop_token_ids)
     body["ignore_eos"] = sampling.ignore_eos
+    body["structured_outputs"] = _structure(sampling.structure)
     return body
+
+
+def _structure(structure: pb.Structure) -> dict[str, Any] | None:
+    match structure.WhichOneof("kind"):
+        case "json_schema":
+            return {"json": structure.json_schema}
+        case "json_object":
+            return {"json_object": structure.json_object}
+        case "regex":
+            return {"regex": structure.regex}
+        case "choices":
+            return {"choice": list(structure.choices.texts)}
+        case "grammar":
+            return {"grammar": structure.grammar}
+        case _:
+            return None
 
 
 def _message(message: pb.Message, place: int) -> dict[str, Any]:
@@ -166,7 +183,7 @@ def _tool(tool: pb.Tool, place: int) -> dict[str, Any]:
     schema = function.parameters_json
     parameters = _json(schema, f"tools[{place}].function.parameters_json") if schema else None
     definition = {"name": function.name, "description": function.description, "parameters": parameters}
-    return {"type": "function", "function": definition}
+    return {"type": "function", "function": {**definition, "strict": function.strict}}
 
 
 def _tool_choice(choice: pb.ToolChoice) -> Any:

@@ -17,9 +17,7 @@ from router.api.chat_types import (
     ChatBody,
     ChatMessage,
     FunctionDefinition,
-    JsonSchemaFormat,
     NamedTool,
-    ResponseFormatBody,
     Tool,
 )
 from router.api.options import SamplingBody
@@ -32,6 +30,7 @@ from router.api.responses_types import (
     TextFormat,
     ToolChoiceObject,
 )
+from router.api.structured_types import JsonSchemaFormat, ResponseFormatBody
 from router.config import LimitsSection
 from router.errors import InvalidRequest
 from router.requests import ChatRequest

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from router.harmony.recipients import MAX_NAME_CHARS, PYTHON, CallableTools
+from cluster.grammar.constraint import GrammarSpec
+from router.harmony.recipients import MAX_NAME_CHARS, CallableTools
 
 JsonObject = Mapping[str, Any]
 _TOOL_NAME = re.compile(rf"[A-Za-z0-9_.-]{{1,{MAX_NAME_CHARS}}}")
@@ -28,6 +29,8 @@ class FunctionTool:
     name: str
     description: str = ""
     parameters: JsonObject | None = None
+    is_strict: bool = False
+    """The arguments of every call are held to `parameters`, and what cannot be enforced of them is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,7 @@ Turn = InstructionTurn | UserTurn | AssistantTurn | ToolTurn
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """A JSON schema that the answer should follow, told to the model at the end of the developer message."""
+    """A JSON schema that the answer follows, told to the model at the end of the developer message."""
 
     name: str
     schema: JsonObject
@@ -102,6 +105,8 @@ class Conversation:
     """The built-in python tool is on offer: its calls are code, and the client runs them."""
     effort: Effort = Effort.MEDIUM
     response_format: ResponseFormat | None = None
+    answer_grammar: GrammarSpec | None = None
+    """What the answer is held to."""
     tool_mode: ToolMode = ToolMode.AUTO
     forced_tool: str | None = None
     """With `tool_mode` REQUIRED: the one tool to call."""
@@ -114,12 +119,6 @@ class Conversation:
         if self.tool_mode is ToolMode.NONE:
             return CallableTools()
         return CallableTools(frozenset(tool.name for tool in self.functions), self.has_python)
-
-    @property
-    def only_tool(self) -> str | None:
-        """Return the one tool that a required call can mean, if there is only one."""
-        names = [tool.name for tool in self.functions] + [PYTHON] * self.has_python
-        return self.forced_tool or (names[0] if len(names) == 1 else None)
 
 
 def is_tool_name(name: str) -> bool:

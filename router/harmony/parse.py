@@ -32,14 +32,13 @@ _MARKERS = {CHANNEL: Marker.CHANNEL, CONSTRAIN: Marker.CONSTRAIN}
 class HarmonyParser:
     """Parses one turn of the assistant, which begins after `<|start|>assistant`.
 
-    `token_bytes` gives the bytes of an ordinary id. `num_prefix` says how many of the first tokens belong to the
-    prompt (a forced header): positions count from the first token after them.
+    `token_bytes` gives the bytes of an ordinary id.
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes], tools: CallableTools, num_prefix: int = 0) -> None:
+    def __init__(self, token_bytes: Callable[[int], bytes], tools: CallableTools) -> None:
         self._token_bytes = token_bytes
         self._tools = tools
-        self._position = -num_prefix
+        self._position = 0
         self._header = OpenHeader()
         self._open: OpenMessage | None = None
         self._num_messages = 0

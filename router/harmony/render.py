@@ -3,7 +3,7 @@
     system                     identity, date, effort, built-in tools, channels
     developer                  instructions, functions, response format, in this order; left out when empty
     user, assistant, tools …   later system and developer messages where they stand
-    <|start|>assistant         and, when a call is required, the analysis channel: the call's header follows that
+    <|start|>assistant
 
 Every text of the client is encoded as ordinary text: a `<|end|>` in it is seven characters. Only this file puts
 control tokens into a prompt.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from cluster.grammar.constraint import Constraint
 from model.tokenizer import Tokenizer
 from model.vocabulary import CALL, CHANNEL, CONSTRAIN, END, MESSAGE, RETURN, START
 from router.harmony.conversation import (
@@ -31,6 +32,7 @@ from router.harmony.functions import functions_text
 from router.harmony.history import visible_turns
 from router.harmony.recipients import PYTHON
 from router.harmony.system import system_ids
+from router.structured.turn import turn_constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,9 @@ class Prompt:
     """What the engine computes first, and where the answer stops."""
 
     token_ids: tuple[int, ...]
-    num_prefix: int = 0
-    """The last so many of `token_ids` open the answer's header: the parser has to read them first."""
-    call_header: tuple[int, ...] = ()
-    """What has to stand between the answer's reasoning and the rest of it, if a call is required."""
+    constraint: Constraint | None = None
+    """What the answer is held to."""
     stop_ids: tuple[int, ...] = (RETURN, CALL)
-
-    @property
-    def prefix_ids(self) -> tuple[int, ...]:
-        """Return the ids that belong to the answer already."""
-        return self.token_ids[len(self.token_ids) - self.num_prefix :]
 
 
 class Renderer:
@@ -71,10 +66,8 @@ class Renderer:
         ids += self._developer(conversation, turns[:num_leading], has_functions)
         for turn in turns[num_leading:]:
             ids += self._turn(turn, python_name)
-        call_header = self._call_header(conversation)
-        prefix = [CHANNEL, *self._encode("analysis"), MESSAGE] if call_header else []
-        ids += [START, *self._encode("assistant"), *prefix]
-        return Prompt(tuple(ids), len(prefix), tuple(call_header))
+        ids += [START, *self._encode("assistant")]
+        return Prompt(tuple(ids), turn_constraint(conversation, self._tokenizer))
 
     def _developer(self, conversation: Conversation, leading: Sequence[Turn], has_functions: bool) -> list[int]:
         texts = [turn.text for turn in leading if isinstance(turn, InstructionTurn) and turn.text]
@@ -116,18 +109,6 @@ class Renderer:
     def _python_call(self, call: ToolCall) -> list[int]:
         header = [CHANNEL, *self._encode("analysis"), *self._encode(" code")]
         return self._message(f"assistant to={PYTHON}", self._encode(code_of(call.arguments)), header, CALL)
-
-    def _call_header(self, conversation: Conversation) -> list[int]:
-        """Return the beginning of a required call: all of its header, or up to the name if there is a choice."""
-        if conversation.tool_mode is not ToolMode.REQUIRED:
-            return []
-        name = conversation.only_tool
-        start = [START, *self._encode("assistant"), CHANNEL]
-        if name is None:
-            return [*start, *self._encode("commentary to=functions")]
-        if name == PYTHON and conversation.has_python:
-            return [*start, *self._encode(f"analysis to={PYTHON} code"), MESSAGE]
-        return [*start, *self._encode(f"commentary to=functions.{name} "), CONSTRAIN, *self._encode("json"), MESSAGE]
 
     def _message(self, role: str, body: list[int], header: Sequence[int] = (), end: int = END) -> list[int]:
         return [START, *self._encode(role), *header, MESSAGE, *body, end]

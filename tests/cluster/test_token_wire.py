@@ -20,6 +20,7 @@ EVENTS = [
     TokenEvent("aborted", 0, 9, (), finish_reason=FinishReason.ABORT),
     TokenEvent("failed", 0, 9, (), finish_reason=FinishReason.ERROR, error=""),
     TokenEvent("lost", 0, 9, (), finish_reason=FinishReason.UNAVAILABLE, error="WorkerLost: worker-3"),
+    TokenEvent("refused", 0, 9, (), finish_reason=FinishReason.REFUSED, error="guided_regex: unclosed group"),
 ]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-WEATHER_TOOL = {
+WEATHER_TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "get_weather",
@@ -41,7 +41,9 @@ def mixed_requests() -> list[MixedRequest]:
         *(_completion(seed) for seed in range(8)),
         *(_stopped(stop) for stop in (".", "the", " is")),
         *(_penalized(seed) for seed in range(4)),
-        *(_json(seed) for seed in range(3)),
+        _json(0),
+        _regex(1),
+        _required(2),
     ]
     assert len(requests) == 50, len(requests)
     return requests
@@ -113,7 +115,17 @@ def _penalized(seed: int) -> MixedRequest:
 def _json(seed: int) -> MixedRequest:
     schema = {"type": "object", "properties": {"answer": {"type": "integer"}}, "required": ["answer"]}
     response_format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
-    return _chat(f"json {seed}", [_user("What is 3 + 4?")], response_format=response_format, temperature=0.5, seed=seed)
+    return _chat(f"json {seed}", [_user("What is 3 + 4?")], response_format=response_format, temperature=1.5, seed=seed)
+
+
+def _regex(seed: int) -> MixedRequest:
+    return _chat(f"regex {seed}", [_user("What is 3 + 4?")], guided_regex="[a-f]{3}-\\d{4}", temperature=1.5, seed=seed)
+
+
+def _required(seed: int) -> MixedRequest:
+    tool = {"type": "function", "function": {**WEATHER_TOOL["function"], "strict": True}}
+    options = {"tools": [tool], "tool_choice": "required", "temperature": 1.5, "seed": seed, "n": 2}
+    return _chat(f"required {seed}", [_user("Hello")], **options)
 
 
 def comparable(answer: httpx.Response) -> dict[str, Any]:

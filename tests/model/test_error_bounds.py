@@ -37,7 +37,7 @@ result; experts: their input and their output); elsewhere only f32's own roundin
 
 
 INT8_STEP = 2.5 / 127
-"""Rounding step of 8 bits relative to a head's mean size: its largest value, which is 127 steps, is about 2.5 times that
+"""Rounding step of 8 bits relative to a head's mean size: its largest value, 127 steps, is about 2.5 times that
 among 32. Keys and values lose half a step each at most, and both move the result."""
 
 

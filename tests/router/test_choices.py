@@ -33,7 +33,7 @@ def chat(
     ids: list[int], stops: tuple[str, ...] = (), size: int = 1, last: FinishReason = FinishReason.STOP
 ) -> tuple[list[ChatUpdate], ChatChoice]:
     tools = CallableTools(frozenset({"f"}))
-    choice = ChatChoice(0, HarmonyParser(TOKENIZER.token_bytes, tools), (), stops)
+    choice = ChatChoice(0, HarmonyParser(TOKENIZER.token_bytes, tools), stops)
     updates: list[ChatUpdate] = []
     for event in events_of(ids, size, last):
         update = choice.on(event)
@@ -127,7 +127,7 @@ def test_text_held_back_comes_when_the_message_ends() -> None:
 
 
 def test_a_failed_sequence_is_an_error_without_its_inside() -> None:
-    choice = ChatChoice(0, HarmonyParser(TOKENIZER.token_bytes, CallableTools()), (), ())
+    choice = ChatChoice(0, HarmonyParser(TOKENIZER.token_bytes, CallableTools()), ())
 
     with pytest.raises(ServerFailure) as caught:
         choice.on(TokenEvent("s", 0, 0, (), finish_reason=FinishReason.ERROR, error="10.0.0.1 broke"))

@@ -8,7 +8,7 @@ from cluster.cluster_status import Membership
 from cluster.engine.engine import Engine
 from cluster.engine.limits import EngineLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
-from cluster.engine.step import Abort, Admit, Emit, Event, RunStep, StepDone, StepFailed
+from cluster.engine.step import Abort, Admit, Emit, Event, Prepare, RunStep, StepDone, StepFailed
 from cluster.experts import dispatch_events as dispatch
 from cluster.experts.placement import Placement
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
@@ -97,6 +97,8 @@ class AttentionProcess:
                     self._pass = step_pass(plan, self._kv_cache)
                     self._num_steps += 1
                     self._world.soon(STEP_S, lambda: self._go_on(None))
+                case Prepare():
+                    raise AssertionError("no simulated request has a constraint")
 
     def _go_on(self, outputs: torch.Tensor | None) -> None:
         """Run the step under way to its next layer of experts, or to its end."""

@@ -9,6 +9,7 @@ import torch
 
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.engine import Engine
+from cluster.engine.live_sequence import LiveSequence
 from cluster.experts.dispatch_events import StreamBroken
 from cluster.experts.layer_work import LayerWork
 from cluster.experts.messages import ExpertReply
@@ -116,13 +117,13 @@ def preempted_but_not_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 def told_twice(patch: pytest.MonkeyPatch) -> None:
     """Every token is told with the index of the one before."""
-    add = Engine._add_token  # pyright: ignore[reportPrivateUsage]
+    event = LiveSequence.event
 
-    def tell(self: Engine, live: Any, token: Any, digests: Any) -> Any:
-        event = add(self, live, token, digests)
-        return replace(event, index=max(0, event.index - 1))
+    def tell(self: LiveSequence, *args: Any, **named: Any) -> Any:
+        told = event(self, *args, **named)
+        return replace(told, index=max(0, told.index - 1))
 
-    patch.setattr(Engine, "_add_token", tell)
+    patch.setattr(LiveSequence, "event", tell)
 
 
 def acted_before_stored(patch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,14 @@ BAD_CHATS: list[tuple[str, dict[str, Any]]] = [
     ("functions", {"functions": []}),
     ("audio", {"audio": {"voice": "x"}}),
     ("prediction", {"prediction": {"type": "content"}}),
-    ("guided_json", {"guided_json": {}}),
+    ("guided_json", {"guided_json": 5}),
+    ("guided_regex", {"guided_regex": ""}),
+    ("guided_choice", {"guided_choice": []}),
+    ("guided_choice[1]", {"guided_choice": ["a", ""]}),
+    ("guided_grammar", {"guided_regex": "a", "guided_grammar": "start: A"}),
+    ("guided_choice", {"response_format": {"type": "json_object"}, "guided_choice": ["a"]}),
+    ("structured_outputs.structural_tag", {"structured_outputs": {"structural_tag": "x"}}),
+    ("ignore_eos", {"response_format": {"type": "json_object"}, "ignore_eos": True}),
     ("best_of", {"best_of": 2}),
 ]  # fmt: skip
 

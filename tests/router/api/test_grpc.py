@@ -120,7 +120,7 @@ def test_a_tool_round_trip(server: HandServer, stub: rpc.InferenceStub) -> None:
 
 
 def test_every_field_of_a_chat_arrives(server: HandServer, stub: rpc.InferenceStub) -> None:
-    say(server, turn("print(1)<|call|>"))
+    say(server, turn("<|channel|>analysis to=python code<|message|>print(1)<|call|>"))
     request = pb.ChatRequest(
         model="hand",
         messages=[pb.Message(role=pb.ROLE_SYSTEM, content="Be brief."), *HI],
@@ -131,7 +131,7 @@ def test_every_field_of_a_chat_arrives(server: HandServer, stub: rpc.InferenceSt
         sampling=pb.Sampling(
             max_tokens=50, seed=-9, temperature=0.5, top_p=0.5, top_k=3, min_p=0.125, presence_penalty=0.25,
             frequency_penalty=0.5, repetition_penalty=1.5, logit_bias={7: -1.0}, stop=["zzz"], stop_token_ids=[3],
-            ignore_eos=True, min_tokens=1, num_choices=2, num_logprobs=1,
+            min_tokens=1, num_choices=2, num_logprobs=1,
         ),
     )  # fmt: skip
 
@@ -143,18 +143,49 @@ def test_every_field_of_a_chat_arrives(server: HandServer, stub: rpc.InferenceSt
     assert (params.max_tokens, params.seed, params.temperature, params.top_p, params.top_k) == (50, -9, 0.5, 0.5, 3)
     assert (params.min_p, params.presence_penalty, params.frequency_penalty) == (0.125, 0.25, 0.5)
     assert (params.repetition_penalty, params.logit_bias, params.min_tokens) == (1.5, ((7, -1.0),), 1)
-    assert (params.ignore_eos, params.num_logprobs, params.choice) == (True, 1, 1)
+    assert (params.num_logprobs, params.choice) == (1, 1)
     assert 3 in params.stop_token_ids
     prompt = TOKENIZER.decode(server.backend.requests[-1].prompt_ids)
     assert "Reasoning: high" in prompt
     assert "Be brief." in prompt
     assert '# Response Formats\n\n## a\n\n{"type":"object"}' in prompt
-    assert prompt.endswith("to=python code<|message|>")
+    constraint = server.backend.requests[-1].constraint
+    assert constraint is not None
+    headers = [TOKENIZER.decode(header) for shape in constraint.shapes for header in shape.headers]
+    assert headers == [
+        "<|channel|>analysis<|message|>",
+        "<|channel|>analysis to=python code<|message|>",
+        " to=python<|channel|>analysis code<|message|>",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("structure", "origin"),
+    [
+        (pb.Structure(json_schema='{"type": "integer"}'), "structured_outputs.json"),
+        (pb.Structure(json_object=True), "structured_outputs.json_object"),
+        (pb.Structure(regex="a+"), "structured_outputs.regex"),
+        (pb.Structure(choices=pb.Choices(texts=["a", "b"])), "structured_outputs.choice"),
+        (pb.Structure(grammar='start: "a"'), "structured_outputs.grammar"),
+    ],
+)
+def test_a_structure_holds_texts_and_answers(
+    server: HandServer, stub: rpc.InferenceStub, structure: pb.Structure, origin: str
+) -> None:
+    say(server, answer("a"))
+    sampling = pb.Sampling(structure=structure)
+
+    list(stub.Chat(pb.ChatRequest(messages=HI, sampling=sampling), timeout=20))
+    list(stub.Generate(pb.GenerateRequest(text="Say", sampling=sampling), timeout=20))
+
+    for request in server.backend.requests:
+        assert request.constraint is not None
+        assert request.constraint.origin == origin
 
 
 def test_generate_continues_text_and_ids(server: HandServer, stub: rpc.InferenceStub) -> None:
     say(server, turn("Hi 😀"))
-    sampling = pb.Sampling(num_logprobs=1, max_tokens=9)
+    sampling = pb.Sampling(num_logprobs=1, max_tokens=9, ignore_eos=True)
 
     by_text = list(stub.Generate(pb.GenerateRequest(text="Say", sampling=sampling), timeout=20))
     list(stub.Generate(pb.GenerateRequest(token_ids=pb.TokenIds(ids=[200_006, 5])), timeout=20))
@@ -163,6 +194,7 @@ def test_generate_continues_text_and_ids(server: HandServer, stub: rpc.Inference
     ids = [token_id for one in by_text for token_id in one.delta.token_ids]
     assert ids == [one.token_id for response in by_text for one in response.delta.logprobs] == TOKENIZER.encode("Hi 😀")
     assert by_text[-2].finished.reason == pb.FINISH_REASON_LENGTH
+    assert [one.params.ignore_eos for one in server.backend.requests] == [True, False]
     assert [one.prompt_ids for one in server.backend.requests] == [tuple(TOKENIZER.encode("Say")), (200_006, 5)]
 
 

@@ -57,12 +57,7 @@ def test_nothing_is_named_where_everything_is_read(client: AsgiClient) -> None:
         ({"reasoning_effort": "none"}, "none is served as low"),
         ({"reasoning_effort": "minimal"}, "minimal is served as low"),
         ({"reasoning_effort": "xhigh"}, "xhigh is served as high"),
-        ({"response_format": {"type": "json_object"}}, "no grammar enforces it"),
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}, "no grammar enforces it"),
         ({"store": True}, "not stored"),
-        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "not held to the schema"),
-        ({"tools": [{"type": "python"}, {"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},
-         "a call is forced, its name is not"),
     ],
 )  # fmt: skip
 def test_what_is_understood_otherwise_is_said(client: AsgiClient, fields: dict[str, Any], said: str) -> None:

@@ -70,17 +70,17 @@ def test_reasoning_tokens_are_those_of_its_text() -> None:
     assert parser.num_reasoning_tokens == len(TOKENIZER.encode(reasoning))
 
 
-def test_positions_name_each_text_token_once_and_prefix_tokens_never() -> None:
-    prefix = ids_of("<|channel|>final<|message|>")
+def test_positions_name_each_text_token_once_and_those_of_headers_never() -> None:
+    header = ids_of("<|channel|>final<|message|>")
     answer = ids_of("emoji 😀👩‍👩‍👧 done<|return|>")
-    parser = HarmonyParser(TOKENIZER.token_bytes, WEATHER, num_prefix=len(prefix))
+    parser = HarmonyParser(TOKENIZER.token_bytes, WEATHER)
 
-    deltas = parser.push_all([*prefix, *answer])
+    deltas = parser.push_all([*header, *answer])
 
     assert isinstance(deltas[0], MessageBegun)
     assert deltas[0].kind is MessageKind.ANSWER
     positions = [at for delta in deltas for at in getattr(delta, "positions", ())]
-    assert positions == list(range(len(answer) - 1))
+    assert positions == list(range(len(header), len(header) + len(answer) - 1))
 
 
 @pytest.mark.parametrize("seed", range(60))

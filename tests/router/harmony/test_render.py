@@ -211,38 +211,14 @@ class TestHistory:
 
 
 class TestToolChoice:
-    """What a required call writes for the model: the beginning of its reasoning, and a header after it."""
+    """What a choice of tools changes about the prompt: what is required is a matter of the constraint."""
 
-    def test_one_possible_function_is_named_to_the_end_of_its_header(self) -> None:
-        prompt = render(HI, functions=(WEATHER,), tool_mode=ToolMode.REQUIRED)
+    def test_a_required_call_leaves_the_prompt_as_it_is(self) -> None:
+        required = render(HI, functions=(WEATHER,), tool_mode=ToolMode.REQUIRED)
 
-        assert TOKENIZER.decode(prompt.prefix_ids) == "<|channel|>analysis<|message|>"
-        assert text_of(prompt).endswith("<|start|>assistant<|channel|>analysis<|message|>")
-        header = "<|start|>assistant<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
-        assert TOKENIZER.decode(prompt.call_header) == header
-
-    def test_what_is_not_required_has_no_header(self) -> None:
-        prompt = render(HI, functions=(WEATHER,))
-
-        assert (prompt.prefix_ids, prompt.call_header) == ((), ())
-
-    def test_a_named_function_among_several_too(self) -> None:
-        prompt = render(
-            HI, functions=(WEATHER, FunctionTool("f")), tool_mode=ToolMode.REQUIRED, forced_tool="get_weather"
-        )
-
-        assert "commentary to=functions.get_weather " in TOKENIZER.decode(prompt.call_header)
-
-    def test_among_several_the_model_writes_the_name(self) -> None:
-        prompt = render(HI, functions=(WEATHER, FunctionTool("f")), tool_mode=ToolMode.REQUIRED)
-
-        assert TOKENIZER.decode(prompt.call_header) == "<|start|>assistant<|channel|>commentary to=functions"
-
-    def test_python_is_called_with_code(self) -> None:
-        prompt = render(HI, has_python=True, tool_mode=ToolMode.REQUIRED)
-
-        header = "<|start|>assistant<|channel|>analysis to=python code<|message|>"
-        assert TOKENIZER.decode(prompt.call_header) == header
+        assert required.token_ids == render(HI, functions=(WEATHER,)).token_ids
+        assert required.constraint is not None
+        assert render(HI, functions=(WEATHER,)).constraint is None
 
     def test_none_offers_nothing(self) -> None:
         prompt = render(HI, functions=(WEATHER,), has_python=True, tool_mode=ToolMode.NONE)

@@ -1,0 +1,98 @@
+"""From conversations to constraints: which messages a turn may consist of."""
+
+from typing import Any
+
+import pytest
+
+from cluster.grammar.constraint import GrammarKind, GrammarSpec
+from model.tokenizer import Tokenizer
+from model.vocabulary import CALL, END, RETURN
+from router.harmony.conversation import Conversation, FunctionTool, ToolMode, UserTurn
+from router.harmony.parse import HarmonyParser
+from router.structured.turn import turn_constraint
+
+TOKENIZER = Tokenizer()
+FORM = GrammarSpec(GrammarKind.JSON_SCHEMA, "{}", origin="form")
+F = FunctionTool("f", "", {"type": "object"})
+STRICT = FunctionTool("g", "", {"type": "object"}, is_strict=True)
+
+
+def shapes(**fields: Any) -> dict[str, tuple[tuple[int, ...], bool, str | None]]:
+    """Return the first header of each message that may come, with its ends, whether it is the last, and its grammar."""
+    constraint = turn_constraint(Conversation((UserTurn("Hi"),), **fields), TOKENIZER)
+    assert constraint is not None
+    assert TOKENIZER.decode(constraint.opening) == "<|start|>assistant"
+    return {
+        TOKENIZER.decode(shape.headers[0]): (shape.ends, shape.is_last, shape.body and shape.body.origin)
+        for shape in constraint.shapes
+    }
+
+
+ANALYSIS = {"<|channel|>analysis<|message|>": ((END,), False, None)}
+PREAMBLE = {"<|channel|>commentary<|message|>": ((END,), False, None)}
+
+
+def final(origin: str | None) -> dict[str, Any]:
+    return {"<|channel|>final<|message|>": ((RETURN,), True, origin)}
+
+
+def call(name: str, origin: str | None) -> dict[str, Any]:
+    return {f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>": ((CALL,), True, origin)}
+
+
+@pytest.mark.parametrize("fields", [{}, {"functions": (F,)}, {"functions": (STRICT,), "tool_mode": ToolMode.NONE}])
+def test_what_asks_for_nothing_is_free(fields: dict[str, Any]) -> None:
+    assert turn_constraint(Conversation((UserTurn("Hi"),), **fields), TOKENIZER) is None
+
+
+def test_an_answer_in_a_form_comes_after_reasoning_and_without_preambles() -> None:
+    assert shapes(answer_grammar=FORM) == ANALYSIS | final("form")
+
+
+def test_with_tools_a_call_may_come_instead() -> None:
+    assert shapes(answer_grammar=FORM, functions=(F,)) == ANALYSIS | final("form") | call("f", None)
+
+
+def test_a_required_call_is_all_that_may_end_the_turn() -> None:
+    expected = ANALYSIS | call("f", "tools[0].function.parameters") | call("g", "tools[1].function.parameters")
+    assert shapes(functions=(F, STRICT), tool_mode=ToolMode.REQUIRED) == expected
+
+
+def test_a_named_function_is_the_only_one() -> None:
+    expected = ANALYSIS | call("g", "tools[1].function.parameters")
+    assert shapes(functions=(F, STRICT), tool_mode=ToolMode.REQUIRED, forced_tool="g") == expected
+
+
+def test_a_strict_tool_leaves_the_turn_open_and_holds_its_own_calls() -> None:
+    expected = ANALYSIS | PREAMBLE | final(None) | call("f", None) | call("g", "tools[1].function.parameters")
+    assert shapes(functions=(F, STRICT)) == expected
+
+
+def test_python_is_called_with_code() -> None:
+    expected = ANALYSIS | {"<|channel|>analysis to=python code<|message|>": ((CALL,), True, None)}
+    assert shapes(has_python=True, tool_mode=ToolMode.REQUIRED) == expected
+
+
+def test_the_parser_reads_every_header_as_what_it_is() -> None:
+    conversation = Conversation((UserTurn("Hi"),), (F, STRICT), has_python=True)
+    constraint = turn_constraint(conversation, TOKENIZER)
+    assert constraint is not None
+
+    for shape in constraint.shapes:
+        kinds: set[str] = set()
+        for header in shape.headers:
+            parser = HarmonyParser(TOKENIZER.token_bytes, conversation.callable_tools)
+            kinds.add(" ".join(f"{delta!r}" for delta in parser.push_all(header)))
+        assert len(kinds) == 1, kinds
+        assert ("CallBegun" in next(iter(kinds))) == (shape.ends == (CALL,))
+
+
+@pytest.mark.parametrize(("is_strict", "is_lenient"), [(True, False), (False, True)])
+def test_only_strict_schemas_are_refused_for_what_cannot_be_enforced(is_strict: bool, is_lenient: bool) -> None:
+    tool = FunctionTool("f", "", None, is_strict)
+    constraint = turn_constraint(Conversation((), (tool,), tool_mode=ToolMode.REQUIRED), TOKENIZER)
+    assert constraint is not None
+    body = constraint.shapes[1].body
+    assert body is not None
+    assert body.is_lenient is is_lenient
+    assert '"additionalProperties": false' in body.text, "a function without parameters takes no arguments"
