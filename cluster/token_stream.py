@@ -238,6 +238,11 @@ class TokenStreamClient:
         """Return whether the stream carries tokens."""
         return self._identity is not None and self._failure is None and not self._is_closed.is_set()
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Return the numerics fingerprint of the engine; None before it has answered."""
+        return None if self._identity is None else self._identity.fingerprint
+
     def connect(self) -> ReplicaIdentity:
         """Open the stream and return who answers. Raises EngineStopped, or HandshakeRefused naming what differs."""
         self._heard_at_s = self._clock.now_s()

@@ -20,11 +20,12 @@ class TokenStreamPool:
         self._clients: dict[str, TokenStreamClient] = {}
         self._connecting: dict[str, threading.Lock] = {}
 
-    async def ensure(self, address: str) -> None:
-        """Return once the stream from `address` is up. Raises EngineStopped or HandshakeRefused."""
+    async def ensure(self, address: str) -> str:
+        """Return the engine's numerics fingerprint once its stream is up. Raises EngineStopped or HandshakeRefused."""
         client = self._clients.get(address)
-        if client is None or not client.is_up:
-            await asyncio.to_thread(self._connect, address)
+        if client is not None and client.is_up and client.fingerprint is not None:
+            return client.fingerprint
+        return await asyncio.to_thread(self._connect, address)
 
     def close(self) -> None:
         """Hang up all streams."""
@@ -43,14 +44,15 @@ class TokenStreamPool:
             self._clients.pop(source, None)
         self._sink.broken(source, reason)
 
-    def _connect(self, address: str) -> None:
+    def _connect(self, address: str) -> str:
         with self._lock:
             turn = self._connecting.setdefault(address, threading.Lock())
         with turn:
             client = self._clients.get(address)
-            if client is not None and client.is_up:
-                return
+            if client is not None and client.is_up and client.fingerprint is not None:
+                return client.fingerprint
             fresh = TokenStreamClient(address, self.edge_id, self._secret, self, self._limits)
-            fresh.connect()
+            identity = fresh.connect()
             with self._lock:
                 self._clients[address] = fresh
+            return identity.fingerprint

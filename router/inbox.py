@@ -30,12 +30,13 @@ class Subscription:
         self._items: deque[_Item] = deque()
         self._has_items = asyncio.Event()
 
-    async def events(self, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
+    async def events(self, timeout_s: float, deadline_s: float | None = None) -> AsyncGenerator[TokenEvent, None]:
         """Yield events up to the one with a finish reason.
 
-        Raises what the subscription was failed with, or DeadlinePassed after `timeout_s`.
+        Raises what the subscription was failed with, or DeadlinePassed after `timeout_s`; a request that began
+        earlier gives its own `deadline_s`, in its loop's time.
         """
-        deadline_s = self.loop.time() + timeout_s
+        deadline_s = self.loop.time() + timeout_s if deadline_s is None else deadline_s
         while True:
             await self._wait_until(deadline_s, timeout_s)
             item = self._items.popleft()

@@ -7,6 +7,7 @@ beside it, one message a step for all sequences of this edge.
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, aclosing
+from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.cluster_status import ClusterStatus
@@ -14,7 +15,9 @@ from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.errors import ClusterError, EngineStopped
 from cluster.sequence_end import SequenceEnd
 from router.backend import BackendStats, Readiness
+from router.errors import DeadlinePassed
 from router.inbox import Inbox, Subscription
+from router.journal import Fail, Journal, Release, Resume, ResumeLimits
 from router.readiness import readiness_of, stats_of
 
 END_GRACE_S = 5.0
@@ -50,8 +53,8 @@ class Streams(Protocol):
         """Return the name by which replicas know this edge."""
         ...
 
-    async def ensure(self, address: str) -> None:
-        """Return once the stream from `address` is up. Raises EngineStopped or HandshakeRefused."""
+    async def ensure(self, address: str) -> str:
+        """Return the engine's numerics fingerprint once its stream is up. Raises EngineStopped or HandshakeRefused."""
         ...
 
 
@@ -79,32 +82,52 @@ class InboxSink:
         self._inbox.fail_source(source, reason)
 
 
-class RayBackend:
-    """Serves from the attention replicas of a cluster."""
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt at a choice."""
 
-    def __init__(self, calls: AttentionCalls, streams: Streams, control: ControlPlane, inbox: Inbox) -> None:
+    request: SequenceRequest
+    subscription: Subscription
+    is_held: bool = False
+    """Whether a replica may have taken the sequence."""
+
+
+class RayBackend:
+    """Serves from the attention replicas of a cluster, and resumes on another what a dead one has left."""
+
+    def __init__(
+        self,
+        calls: AttentionCalls,
+        streams: Streams,
+        control: ControlPlane,
+        inbox: Inbox,
+        limits: ResumeLimits | None = None,
+    ) -> None:
         """Route by `calls`, read what `streams` leave in `inbox`, and ask `control` how the cluster stands."""
         self._calls = calls
         self._streams = streams
         self._control = control
         self._inbox = inbox
+        self._limits = limits or ResumeLimits()
+        self._resumes = ResumeGate(self._limits.max_concurrent)
         self._holders: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: SequenceRequest, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
-        """Yield the events of a sequence until its end; closing the generator aborts it."""
-        subscription = self._inbox.open(request.sequence_id, request.attempt)
-        holder = asyncio.create_task(self._hold(request, subscription))
-        self._holders.add(holder)
-        holder.add_done_callback(self._holders.discard)
-        is_over = False
+        """Yield the events of a sequence until its end; closing the generator aborts it and resumes it never."""
+        journal = Journal(request, self._limits)
+        deadline_s = asyncio.get_running_loop().time() + timeout_s
         try:
-            async with aclosing(subscription.events(timeout_s)) as events:
-                async for event in events:
-                    is_over = event.finish_reason is not None
-                    yield event
+            while (attempt := journal.next_attempt()) is not None:
+                async with aclosing(self._run(journal, attempt, timeout_s, deadline_s)) as actions:
+                    async for action in actions:
+                        if isinstance(action, Fail):
+                            raise action.error
+                        if isinstance(action, Resume):
+                            await _pause(action.pause_s, timeout_s, deadline_s)
+                            break
+                        yield action.event
         finally:
-            self._inbox.close(subscription)
-            _end(holder, END_GRACE_S if is_over else 0.0)
+            journal.cancel()
 
     async def ready(self) -> Readiness:
         """Return how far the cluster has come."""
@@ -119,23 +142,87 @@ class RayBackend:
         """Return how many sequences this edge has under way, calls that are about to end included."""
         return len(self._holders) + self._inbox.num_open
 
-    async def _hold(self, request: SequenceRequest, subscription: Subscription) -> None:
-        """Keep the sequence's call open until its end; whatever goes wrong with it fails the subscription."""
+    async def _run(
+        self, journal: Journal, request: SequenceRequest, timeout_s: float, deadline_s: float
+    ) -> AsyncGenerator[Release | Resume | Fail, None]:
+        """Yield what the journal makes of one attempt, up to its end or its loss."""
+        subscription = self._inbox.open(request.sequence_id, request.attempt)
+        attempt = _Attempt(request, subscription)
+        holder = asyncio.create_task(self._hold(journal, attempt))
+        self._holders.add(holder)
+        holder.add_done_callback(self._holders.discard)
+        is_over = False
         try:
-            async with self._calls.choose(request) as replica:
+            async with aclosing(subscription.events(timeout_s, deadline_s)) as events:
+                async for event in events:
+                    self._resumes.leave(subscription)
+                    is_over = event.finish_reason is not None
+                    action = journal.on_event(event, subscription.loop.time())
+                    if action is not None:
+                        yield action
+        except ClusterError as error:
+            action = journal.on_lost(error, attempt.is_held, subscription.loop.time())
+            if action is not None:
+                yield action
+        finally:
+            self._inbox.close(subscription)
+            self._resumes.leave(subscription)
+            _end(holder, END_GRACE_S if is_over else 0.0)
+
+    async def _hold(self, journal: Journal, attempt: _Attempt) -> None:
+        """Keep the sequence's call open until its end; whatever goes wrong with it fails the subscription."""
+        subscription = attempt.subscription
+        try:
+            if journal.is_resumed:
+                await self._resumes.enter(subscription)
+            async with self._calls.choose(attempt.request) as replica:
                 # Named before the stream is up: a stream that breaks from here on fails this sequence.
                 subscription.source = replica.address
-                await self._streams.ensure(replica.address)
-                end = await replica.hold(request, self._streams.edge_id)
+                journal.bind(await self._streams.ensure(replica.address))
+                attempt.is_held = True
+                end = await replica.hold(attempt.request, self._streams.edge_id)
         except ClusterError as error:
             self._inbox.fail(subscription, error)
             return
         if end.error is not None:
+            attempt.is_held = False
             self._inbox.fail(subscription, end.error)
             return
         # No matter to a subscription that has ended by then, as it should.
-        missing = EngineStopped(f"sequence {request.sequence_id} ended, but its last token never came")
+        missing = EngineStopped(f"sequence {attempt.request.sequence_id} ended, but its last token never came")
         subscription.loop.call_later(END_GRACE_S, self._inbox.fail, subscription, missing)
+
+
+class ResumeGate:
+    """Lets few resumes compute their prompts at once: a dead replica's sequences are no stampede."""
+
+    def __init__(self, max_concurrent: int) -> None:
+        """Let `max_concurrent` in."""
+        self._places = asyncio.Semaphore(max_concurrent)
+        self._inside: set[Subscription] = set()
+
+    async def enter(self, subscription: Subscription) -> None:
+        """Wait for a place."""
+        await self._places.acquire()
+        self._inside.add(subscription)
+
+    def leave(self, subscription: Subscription) -> None:
+        """Give the place back, if there is one."""
+        if subscription in self._inside:
+            self._inside.remove(subscription)
+            self._places.release()
+
+    @property
+    def num_inside(self) -> int:
+        """Return how many resumes wait for their first token."""
+        return len(self._inside)
+
+
+async def _pause(pause_s: float, timeout_s: float, deadline_s: float) -> None:
+    """Wait before the next attempt, but not beyond the request's deadline."""
+    if asyncio.get_running_loop().time() + pause_s > deadline_s:
+        raise DeadlinePassed(f"The request ran longer than {timeout_s:g} s and was ended.")
+    await asyncio.sleep(pause_s)
 
 
 def _end(holder: "asyncio.Task[None]", grace_s: float) -> None:

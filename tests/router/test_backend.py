@@ -21,6 +21,7 @@ from cluster.token_stream_pool import TokenStreamPool
 from router.backend import Backend, ComponentProgress, Readiness, StandaloneBackend
 from router.errors import DeadlinePassed
 from router.inbox import Inbox
+from router.journal import ResumeLimits
 from router.ray_backend import InboxSink, RayBackend
 from tests.support.hand_engine import HandEngine, hand_request
 
@@ -104,7 +105,7 @@ async def standalone_rig(engine: HandEngine) -> AsyncGenerator[Rig, None]:
 async def ray_rig(engine: HandEngine) -> AsyncGenerator[Rig, None]:
     replica, inbox = Replica(engine), Inbox()
     streams = TokenStreamPool("edge", SECRET, InboxSink(inbox), LIMITS)
-    backend = RayBackend(LocalCalls(replica), streams, NoStatus(), inbox)
+    backend = RayBackend(LocalCalls(replica), streams, NoStatus(), inbox, ResumeLimits(max_wait_s=0.2))
     try:
         yield Rig(backend, engine, lambda: backend.num_open + replica.sequences.num_open + replica.stream.num_open)
         replica.stream.check_integrity()
@@ -283,40 +284,41 @@ def test_stats_are_the_engines() -> None:
     run(scenario())
 
 
-def test_the_death_of_the_replicas_process_fails_what_runs_there() -> None:
+def test_a_choice_goes_on_at_another_replica_when_its_own_dies() -> None:
     async def scenario() -> None:
-        replica, inbox = Replica(HandEngine(step_s=0.002)), Inbox()
-        calls = LocalCalls(replica)
+        first, second, inbox = Replica(HandEngine(step_s=0.002)), Replica(HandEngine(step_s=0.002)), Inbox()
+        calls = LocalCalls(first)
         streams = TokenStreamPool("edge", SECRET, InboxSink(inbox), LIMITS)
         backend = RayBackend(calls, streams, NoStatus(), inbox)
-        reader = asyncio.create_task(read(backend, hand_request("s", max_tokens=900)))
-        await eventually(lambda: replica.engine.num_live == 1)
-        calls.is_dead.set()
-        with pytest.raises(EngineStopped, match="its process died"):
-            await reader
-        await eventually(lambda: backend.num_open == 0)
+        reader = asyncio.create_task(read(backend, hand_request("s", max_tokens=300)))
+        await eventually(lambda: first.engine.num_live == 1)
+        await asyncio.sleep(0.1)
+        calls.replica = second
+        first.stream.stop()
+        events = await reader
+        first_id = tokens(events)[0]
+        assert tokens(events) == list(range(first_id, first_id + 300))
+        assert [event.index for event in events] == list(range(300))
+        assert {event.attempt for event in events} == {0, 1}
+        await eventually(lambda: backend.num_open == first.engine.num_live == second.engine.num_live == 0)
         streams.close()
-        replica.stream.stop()
+        second.stream.stop()
 
     run(scenario())
 
 
-def test_a_broken_token_stream_fails_its_sequences_and_the_next_one_gets_a_new_stream() -> None:
+def test_a_choice_that_kills_every_replica_fails_after_its_resumes() -> None:
     async def scenario() -> None:
-        replica, inbox = Replica(HandEngine(step_s=0.002)), Inbox()
+        replica, inbox = Replica(HandEngine()), Inbox()
         calls = LocalCalls(replica)
+        calls.is_dead.set()
         streams = TokenStreamPool("edge", SECRET, InboxSink(inbox), LIMITS)
-        backend = RayBackend(calls, streams, NoStatus(), inbox)
-        reader = asyncio.create_task(read(backend, hand_request("s", max_tokens=900)))
-        await eventually(lambda: replica.engine.num_live == 1)
-        replica.stream.stop()
-        with pytest.raises(EngineStopped, match="token stream"):
-            await reader
-        await eventually(lambda: replica.engine.num_live == 0)
-        calls.replica = Replica(replica.engine)
-        assert len(await read(backend, hand_request("again"))) == 3
+        backend = RayBackend(calls, streams, NoStatus(), inbox, ResumeLimits(max_resumes=2, max_concurrent=1))
+        with pytest.raises(EngineStopped, match="its process died"):
+            await read(backend, hand_request("s", max_tokens=900))
+        await eventually(lambda: backend.num_open == 0)
         streams.close()
-        calls.replica.stream.stop()
+        replica.stream.stop()
 
     run(scenario())
 

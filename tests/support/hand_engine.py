@@ -30,7 +30,7 @@ class HandEngine:
             self._thread.start()
 
     def admit(self, request: SequenceRequest) -> None:
-        if len(request.prompt_ids) + request.params.max_tokens > self._max_context_tokens:
+        if len(request.prompt_ids) - request.num_released + request.params.max_tokens > self._max_context_tokens:
             raise ContextOverflow(f"{request.sequence_id} is too long")
         with self._lock:
             if self._is_stopped:
@@ -79,7 +79,7 @@ class HandEngine:
         else:
             self._live[request.sequence_id] = (request, index + 1)
         reason = FinishReason.LENGTH if is_last else None
-        token_id = request.prompt_ids[-1] + index + 1
+        token_id = request.prompt_ids[-1 - request.num_released] + index + 1
         return TokenEvent(request.sequence_id, request.attempt, index, (token_id,), finish_reason=reason)
 
     def _run(self, step_s: float) -> None:
