@@ -168,3 +168,12 @@ class AttentionSection(Section):
     heartbeat_timeout_s: PositiveSeconds = Field(
         default=10.0, description="An edge silent for so long has its sequences cancelled, and the other way round"
     )
+    max_resumes: PositiveInt = Field(
+        default=3, description="Replicas a sequence may lose in a row without one new token before it fails"
+    )
+    max_resume_wait_s: PositiveSeconds = Field(
+        default=120.0, description="Seconds a sequence waits for a replica after a loss before it fails"
+    )
+    max_concurrent_resumes: PositiveInt = Field(
+        default=8, description="Resumed sequences of an edge that may wait for their first token at once"
+    )

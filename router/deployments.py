@@ -33,6 +33,7 @@ from router.autoscaling import actor_options, max_ongoing_sequences, scaling_opt
 from router.config import Config, parse_config
 from router.errors import PlatformRefused
 from router.inbox import Inbox
+from router.journal import ResumeLimits
 from router.ray_backend import InboxSink, RayBackend
 from router.supervisor_status import SupervisorStatus
 
@@ -173,7 +174,9 @@ class Edge:
         limits = StreamLimits(self._spec.attention.heartbeat_timeout_s)
         status = SupervisorStatus(lambda: find_supervisor(self._spec).status.remote, (RayError, ValueError))
         streams = TokenStreamPool(f"edge-{secrets.token_hex(8)}", secret, InboxSink(inbox), limits)
-        return RayBackend(ServeCalls(self._attention), streams, status, inbox)
+        section = self._spec.attention
+        resumes = ResumeLimits(section.max_resumes, section.max_resume_wait_s, section.max_concurrent_resumes)
+        return RayBackend(ServeCalls(self._attention), streams, status, inbox, resumes)
 
 
 class ServeCalls:
