@@ -35,7 +35,10 @@ class ModelSection(Section):
 class NumericsSection(Section):
     """What is computed in which precision; part of the numerics fingerprint."""
 
-    mode: Literal["float32", "precise", "bf16"] = Field(default="precise", description="Row of the dtype table")
+    mode: Literal["float32", "precise", "int8", "bf16"] = Field(
+        default="precise",
+        description="Row of the dtype table; int8: as precise, but experts' inputs rounded to 8 bits, for speed",
+    )
     dense_weights: Literal["float32", "bfloat16"] = Field(
         default="bfloat16", description="How dense weights lie in memory; float32 is faster and twice as large"
     )

@@ -1,7 +1,8 @@
 """ExpertShard: the experts resident on one device, and what they answer.
 
 Weights stay in MXFP4. The native kernels read them so; for the torch twins, and for the `float32` mode, whose
-activations must not be rounded, they are dequantised when used and, up to a bound, kept so. An expert's answer is a
+activations must not be rounded, they are dequantised when used and, up to a bound, kept so (not in `int8`: there the
+twin reads MXFP4 too, and has the native kernel's bits). An expert's answer is a
 pure function of its weights and the row (N2): the same wherever the shard lives.
 """
 
@@ -17,6 +18,7 @@ from model.config import ModelConfig
 from model.expert_groups import ExpertGroups, group_by_expert
 from model.kernels.linear import LinearWeight, linear
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear
+from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8
 from model.kernels.native_library import native_library
 from model.kernels.swiglu import swiglu
 from model.moe import Finished, GateOutput
@@ -120,6 +122,8 @@ class ExpertShard:
 
     def _linear(self, key: ExpertKey, name: _Name) -> Callable[[Tensor, Tensor], Tensor]:
         matrix = self._experts[key].matrices[name]
+        if self._numerics.has_int8_experts and not isinstance(matrix, LinearWeight):
+            return lambda rows, bias: mxfp4_linear_int8(rows, matrix, bias)
         if isinstance(matrix, Mxfp4Weight):
             return lambda rows, bias: mxfp4_linear(rows, matrix, bias)
         dense = matrix if isinstance(matrix, LinearWeight) else self._dequantize(key, name, matrix)

@@ -19,6 +19,9 @@ class Numerics:
     expert_output: torch.dtype
     kv: torch.dtype
     logits: torch.dtype = torch.float32
+    has_int8_experts: bool = False
+    """MXFP4 matmuls round their rows to eight bits per block of 32. Dense weights are bf16 and leave no integer product
+    to gain by it: their rows stay whole."""
 
     @classmethod
     def of(cls, mode: str, kv_cache_dtype: str = "auto") -> "Numerics":
@@ -43,6 +46,7 @@ MODES: dict[str, Numerics] = {
     for numerics in (
         Numerics("float32", torch.float32, torch.float32, torch.float32, torch.float32),
         Numerics("precise", torch.float32, torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        Numerics("int8", torch.float32, torch.bfloat16, torch.bfloat16, torch.bfloat16, has_int8_experts=True),
         Numerics("bf16", torch.bfloat16, torch.bfloat16, torch.bfloat16, torch.bfloat16),
     )
 }

@@ -1,5 +1,7 @@
 """The CPU kernels at a model's own shapes, each beside the limit that binds it."""
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -15,9 +17,10 @@ from model.kernels.attention import AttentionPlan, paged_attention
 from model.kernels.attention_tiles import TileShape
 from model.kernels.linear import LinearWeight, linear
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear
+from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8
 from model.kernels.norm import rms_norm
 from model.kernels.swiglu import swiglu
-from model.mxfp4 import BLOCK_BYTES, BLOCK_VALUES, Mxfp4Tensor
+from model.mxfp4 import BLOCK_BYTES, BLOCK_VALUES, Mxfp4Tensor, dequantize
 from model.sampler import SampleRow, sample
 from model.sampling_params import SamplingParams
 
@@ -29,6 +32,7 @@ NUM_COPIES = 8
 """Copies of a weight that calls go through in turn: a cache would hold one."""
 _MIDDLE_SCALE = 120
 _LOGIT_STD = 6.0
+_Multiply = Callable[[Tensor, Mxfp4Weight, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,26 @@ def kernel_rows(config: ModelConfig, roof: Roofline) -> Iterator[BenchRow]:
 
 
 def _expert_cases(config: ModelConfig, generator: torch.Generator) -> Iterator[_Case]:
-    """The first matrix of an expert."""
+    """The first matrix of an expert in both modes, each with its error against float64."""
     features, width = 2 * config.intermediate_size, config.hidden_size
     weights = [_mxfp4(features, width, generator) for _ in range(NUM_COPIES)]
     bias = torch.zeros(features)
-    for num_rows in ROWS:
-        rows = torch.randn(num_rows, width, generator=generator)
-        call = _in_turn([lambda weight=weight, rows=rows: mxfp4_linear(rows, weight, bias) for weight in weights])
-        facts: dict[str, Value] = {"op": f"mxfp4_linear {features} x {width}", "rows": num_rows}
+    kernels: dict[str, _Multiply] = {"mxfp4_linear": mxfp4_linear, "mxfp4_linear_int8": mxfp4_linear_int8}
+    errors = {name: _relative_error(multiply, weights[0], generator) for name, multiply in kernels.items()}
+    for num_rows, name in itertools.product(ROWS, kernels):
+        rows, multiply = torch.randn(num_rows, width, generator=generator), kernels[name]
+        call = _in_turn([functools.partial(multiply, rows, weight, bias) for weight in weights])
+        facts: dict[str, Value] = {"op": f"{name} {features} x {width}", "rows": num_rows, "error": errors[name]}
         yield _Case(facts, call, weights[0].nbytes, 2.0 * num_rows * features * width)
+
+
+def _relative_error(multiply: _Multiply, weight: Mxfp4Weight, generator: torch.Generator) -> float:
+    """Return the root mean square error against float64 over that of the truth, for a few rows of normal numbers."""
+    dense = dequantize(weight.unpacked(), torch.float64)
+    rows = torch.randn(4, dense.shape[1], generator=generator)
+    truth = rows.double() @ dense.T
+    error = (multiply(rows, weight, torch.zeros(dense.shape[0])).double() - truth).norm() / truth.norm()
+    return float(f"{error.item():.2e}")
 
 
 def _linear_cases(config: ModelConfig, generator: torch.Generator) -> Iterator[_Case]:

@@ -10,15 +10,16 @@ from torch import Tensor
 from model.kernels.native_library import required_library
 from model.kernels.threads import num_threads
 
-_FEATURES = 8
+FEATURES = 8
+"""Output features that lie side by side in a packed weight."""
 _CODE_BYTES = 128
 
 
 def packed_shape(features: int, width: int) -> tuple[int, int, int]:
     """Return the shape of a weight [features, width] as packed; raises ValueError if it cannot be."""
-    if features % _FEATURES:
-        raise ValueError(f"an MXFP4 weight of {features} features cannot be packed; wanted a multiple of {_FEATURES}")
-    return features // _FEATURES, width // 32, _CODE_BYTES + _FEATURES
+    if features % FEATURES:
+        raise ValueError(f"an MXFP4 weight of {features} features cannot be packed; wanted a multiple of {FEATURES}")
+    return features // FEATURES, width // 32, _CODE_BYTES + FEATURES
 
 
 def pack_blocks(blocks: Tensor, scales: Tensor, out: Tensor | None = None) -> Tensor:
@@ -35,7 +36,7 @@ def unpack_blocks(packed: Tensor) -> tuple[Tensor, Tensor]:
     """Return blocks [N, K/32, 16] and scales [N, K/32] u8: the inverse of `pack_blocks`."""
     codes, scales = packed[..., :_CODE_BYTES], packed[..., _CODE_BYTES:]
     # [group, block, m, feature, i]: inputs 8 m + i below, 8 m + 4 + i above.
-    by_place = codes.unflatten(-1, (4, _FEATURES, 4))
+    by_place = codes.unflatten(-1, (4, FEATURES, 4))
     inputs = torch.stack((by_place & 15, by_place >> 4), dim=-2).permute(0, 3, 1, 2, 4, 5).flatten(3)
     blocks = (inputs[..., 0::2] | (inputs[..., 1::2] << 4)).flatten(0, 1)
     return blocks.contiguous(), scales.transpose(1, 2).flatten(0, 1).contiguous()
@@ -45,7 +46,7 @@ def mxfp4_linear_native(rows: Tensor, packed: Tensor) -> Tensor:
     """Return rows [T, K] times the packed weight transposed as [T, N] f32."""
     rows = rows.float().contiguous()
     num_rows, width = rows.shape
-    features = packed.shape[0] * _FEATURES
+    features = packed.shape[0] * FEATURES
     assert width == packed.shape[1] * 32, f"rows {tuple(rows.shape)} do not fit a weight {tuple(packed.shape)}"
     out = torch.empty((num_rows, features), dtype=torch.float32)
     required_library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=num_threads())

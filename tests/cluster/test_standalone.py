@@ -124,7 +124,7 @@ def _run(standalone: Standalone, batches: Sequence[Sequence[SequenceRequest]]) -
 LENGTHS = (1, 5, 16, 33, 100, 129, 200)
 
 
-@pytest.mark.parametrize("mode", ["float32", "precise", "bf16", "precise/int8"])
+@pytest.mark.parametrize("mode", ["float32", "precise", "int8", "bf16", "precise/int8"])
 def test_tokens_and_logits_are_the_same_alone_together_in_chunks_and_preempted(mode: str) -> None:
     """Blocks hold 16 tokens; 22 of the full ones cannot hold 7 sequences of 25 to 224 tokens together."""
     weights, requests = _weights(), _requests(LENGTHS)

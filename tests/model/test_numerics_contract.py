@@ -25,7 +25,7 @@ SHAPES: list[dict[str, Any]] = [
     {"num_heads": 6, "num_kv_heads": 2, "head_dim": 16, "num_experts": 5, "experts_per_token": 2, "sliding_window": 7},
     {"num_layers": 3, "num_heads": 14, "num_kv_heads": 2, "head_dim": 64, "hidden_size": 96},
 ]
-MODES = ["float32", "precise", "bf16", "precise/int8", "bf16/int8"]
+MODES = ["float32", "precise", "int8", "bf16", "precise/int8", "bf16/int8"]
 """Behind the slash: how keys and values are kept."""
 
 

@@ -2,22 +2,15 @@
 //
 // Row-independent by construction: an output element is one sum in one fixed order, whatever rows are computed beside
 // it and however many threads share the work.
-//
-// A packed weight is [N/8][K/32][136]: 128 bytes of codes, then the 8 scale bytes of the block's 8 output features.
-// Byte 32 m + 4 r + i of the codes holds feature r: inputs 8 m + i (low nibble) and 8 m + 4 + i (high nibble).
 
 #include <vector>
 
-#include "lanes.h"
+#include "mxfp4_block.h"
 #include "pool.h"
 
 namespace {
 
-constexpr int kBlock = 32;            // MXFP4 values that share a scale
-constexpr int kCodeBytes = 128;       // codes of 8 features times 32 inputs
-constexpr int kBlockBytes = kCodeBytes + kLanes;
 constexpr int kMaxQuantized = 16319;  // largest 15-bit activation whose high byte still fits in eight bits
-constexpr int kCodeOffset = 12;       // doubled code values -12..12 are stored unsigned as 0..24
 
 // Activations of a row: 15 bits a value, one scale per 32, split into two bytes so that eight-bit products suffice.
 struct Quantized {
@@ -50,15 +43,7 @@ void quantize(const float* x, int64_t rows, int64_t k_size, Quantized& out) {
   }
 }
 
-constexpr int8_t kCodes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};  // doubled value + 12
-
 #if WITH_AVX2
-inline __m256i four_inputs(const int8_t* from) {
-  int32_t bytes;
-  std::memcpy(&bytes, from, sizeof bytes);
-  return _mm256_set1_epi32(bytes);
-}
-
 // Integer sums are exact in any order; across blocks the f32 sum runs in block order, fused.
 template <int ROWS>
 void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {

@@ -101,7 +101,7 @@ def test_the_limits_are_measured() -> None:
 def test_every_kernel_gets_a_row() -> None:
     rows = list(kernel_rows(random_config(num_layers=2, num_experts=4), ROOF))
     assert {str(row.facts["op"]).split()[0].rstrip(",") for row in rows} == {
-        "mxfp4_linear", "linear", "paged_attention", "rms_norm", "swiglu", "sample",
+        "mxfp4_linear", "mxfp4_linear_int8", "linear", "paged_attention", "rms_norm", "swiglu", "sample",
     }  # fmt: skip
     assert all(row.roofline_share is not None and row.timing.median_s > 0 for row in rows)
 

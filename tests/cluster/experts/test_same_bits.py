@@ -30,7 +30,7 @@ from tests.support.row_independence import same_bits
 CONFIG = random_config(num_layers=2, num_experts=8, experts_per_token=4)
 SOURCE = RandomWeights(CONFIG, seed=11)
 SIZES = (1, 2, 7, 33, 64)
-MODES = ("precise", "float32")
+MODES = ("precise", "int8", "float32")
 
 
 @pytest.fixture(autouse=True)

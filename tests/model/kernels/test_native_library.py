@@ -16,7 +16,7 @@ from model.checkpoint.random_weights import RandomWeights
 from tests.support.random_model import load_all, random_config
 from tests.support.row_independence import same_bits
 from tests.support.steps import random_ids, run_in_chunks
-model = load_all(RandomWeights(random_config(), seed=1), "precise")
+model = load_all(RandomWeights(random_config(), seed=1), "{mode}")
 ids = random_ids(40, 211)
 print(same_bits(run_in_chunks(*model, ids, [40]), run_in_chunks(*model, ids, [1] * 7 + [33])))
 """
@@ -57,8 +57,9 @@ def test_asking_for_native_kernels_where_there_are_none_is_an_error(tmp_path: Pa
     )
 
 
-def test_the_twins_keep_the_numerics_contract_too() -> None:
-    assert run(CHUNKS_AGREE, EXPERTMESH_KERNELS="torch").stdout == "True\n"
+@pytest.mark.parametrize("mode", ["precise", "int8"])
+def test_the_twins_keep_the_numerics_contract_too(mode: str) -> None:
+    assert run(CHUNKS_AGREE.format(mode=mode), EXPERTMESH_KERNELS="torch").stdout == "True\n"
 
 
 @pytest.mark.skipif(native_library() is None, reason="needs a C++ compiler: builds with it")

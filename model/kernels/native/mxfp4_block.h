@@ -1,0 +1,22 @@
+// The layout of a packed MXFP4 weight, as every kernel that reads one knows it.
+//
+// A packed weight is [N/8][K/32][136]: 128 bytes of codes, then the 8 scale bytes of the block's 8 output features.
+// Byte 32 m + 4 r + i of the codes holds feature r: inputs 8 m + i (low nibble) and 8 m + 4 + i (high nibble).
+
+#pragma once
+
+#include "lanes.h"
+
+constexpr int kBlock = 32;         // MXFP4 values that share a scale
+constexpr int kCodeBytes = 128;    // codes of 8 features times 32 inputs
+constexpr int kBlockBytes = kCodeBytes + kLanes;
+constexpr int kCodeOffset = 12;    // doubled code values -12..12 are looked up unsigned as 0..24
+constexpr int8_t kCodes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};  // doubled value + 12
+
+#if WITH_AVX2
+inline __m256i four_inputs(const int8_t* from) {
+  int32_t bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return _mm256_set1_epi32(bytes);
+}
+#endif
