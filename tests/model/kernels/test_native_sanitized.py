@@ -1,0 +1,79 @@
+"""The native kernels on random shapes under AddressSanitizer and UBSan.
+
+The build takes its compiler from CXX, so a script that adds flags is all it needs.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.kernels.native_library import SOURCES
+
+ROOT = Path(__file__).parents[3]
+COMPILER = next((found for name in ("g++", "clang++") if (found := shutil.which(name))), None)
+SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
+NUM_ROUNDS = 20
+
+
+def sanitizer_library() -> str | None:
+    """Return the path of the sanitizer's run-time library, or None where the compiler has none."""
+    if COMPILER is None or sys.platform != "linux":
+        return None
+    asked = subprocess.run(
+        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True, timeout=60
+    )
+    path = Path(asked.stdout.strip())
+    return str(path.resolve()) if path.is_absolute() else None
+
+
+ASAN = sanitizer_library()
+needs_sanitizer = pytest.mark.skipif(ASAN is None, reason="needs g++ with AddressSanitizer (libasan)")
+
+
+def fuzz(scratch: Path, flags: str, seed: int, sources: Path = SOURCES) -> subprocess.CompletedProcess[str]:
+    """Run the fuzz in a process of its own, on kernels of `sources` built with `flags` added."""
+    compiler = scratch / "compiler"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {COMPILER} "$@"\nexec {COMPILER} "$@" {flags}\n')
+    compiler.chmod(0o755)
+    environment = {
+        **os.environ,
+        "CXX": str(compiler),
+        "EXPERTMESH_KERNELS": "native",
+        "EXPERTMESH_CACHE": str(scratch),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }
+    if flags == SANITIZE:
+        # Python and torch never free what they hold at exit, so leaks are not asked for.
+        environment |= {"LD_PRELOAD": ASAN or "", "ASAN_OPTIONS": "detect_leaks=0"}
+    program = "\n".join(
+        (
+            "from pathlib import Path",
+            "from model.kernels import native_library",
+            f"native_library.SOURCES = Path({str(sources)!r})",
+            "from tests.model.kernels.native_fuzz import main",
+            f"main({seed}, {NUM_ROUNDS})",
+        )
+    )
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+@needs_sanitizer
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_shapes_stay_inside_their_memory_and_agree_with_the_twins(tmp_path: Path, seed: int) -> None:
+    done = fuzz(tmp_path, SANITIZE, seed)
+    assert done.returncode == 0, done.stderr[-4000:]
