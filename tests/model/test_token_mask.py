@@ -83,9 +83,6 @@ def test_what_is_blocked_stays_so_unless_nothing_else_is_allowed() -> None:
     logits = torch.zeros((2, VOCAB_SIZE))
     params = SamplingParams(max_tokens=9, seed=1)
     rows = [SampleRow(params, [1], 1, (3,), guide=FixedGuide(allowed)) for allowed in ((3, 4), (3,))]
-        SampleRow(params, [1], 1, (3,), guide=FixedGuide((3, 4))),
-        SampleRow(params, [1], 1, (3,), guide=FixedGuide((3,))),
-    ]
 
     assert [one.token_id for one in sample(logits, rows)] == [4, 3]
 
