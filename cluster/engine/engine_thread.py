@@ -223,9 +223,10 @@ class EngineThread:
         except Exception as error:
             # Exhausted memory, or a bug that these sequences bring out: others may well be served.
             self._num_failed_in_a_row += 1
-            is_fatal = is_device_lost(error) or self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW
+            is_lost = is_device_lost(error)
+            is_fatal = is_lost or self._num_failed_in_a_row >= MAX_FAILED_IN_A_ROW
             logger.exception("a step of %d sequences failed%s", len(plan.chunks), "; the engine stops" * is_fatal)
-            return StepFailed(_told(error), is_fatal)
+            return StepFailed(_told(error), is_fatal, FinishReason.UNAVAILABLE if is_lost else FinishReason.ERROR)
         self._num_failed_in_a_row = 0
         return StepDone(result)
 

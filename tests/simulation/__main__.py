@@ -14,7 +14,7 @@ def main() -> None:
         simulated.run()
     finally:
         Console().print("\n".join(simulated.world.trace), highlight=False)
-        for one in simulated.received:
+        for one in simulated.edge.received.values():
             Console().print(one, highlight=False)
 
 

@@ -33,10 +33,10 @@ class AttentionProcess:
         membership: Membership,
         make_placement: Callable[[Membership], Placement],
         find_workers: Callable[[Membership], dict[str, WorkerProcess]],
-        on_events: OnEvents,
     ) -> None:
         self._world = world
-        self._make_placement, self._find_workers, self._on_events = make_placement, find_workers, on_events
+        self._make_placement, self._find_workers = make_placement, find_workers
+        self.on_events: OnEvents = _drop
         self.engine = Engine(limits)
         self._kv_cache = hand_cache(limits.num_blocks.full, limits.num_blocks.sliding)
         placement = make_placement(membership)
@@ -92,7 +92,7 @@ class AttentionProcess:
         for action in self.engine.on(event, self._world.now_s()):
             match action:
                 case Emit(events):
-                    self._on_events(list(events))
+                    self.on_events(list(events))
                 case RunStep(plan):
                     self._pass = step_pass(plan, self._kv_cache)
                     self._num_steps += 1
@@ -146,3 +146,7 @@ class AttentionProcess:
         self._tick_at_s = None
         if self.is_alive:
             self._dispatch(dispatch.Tick())
+
+
+def _drop(events: list[TokenEvent]) -> None:
+    """Take events before any edge is connected."""

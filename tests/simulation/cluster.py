@@ -1,14 +1,15 @@
 """A whole cluster in simulated time: supervisor, workers, an attention replica, an edge; and what befalls them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
+
+from tests.simulation.edge import Edge, Received
 
 from cluster.cluster_spec import worker_id
 from cluster.cluster_status import Membership
 from cluster.engine.blocks import BlockCount
 from cluster.engine.limits import EngineLimits
-from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
+from cluster.engine.sequence import FinishReason, SequenceRequest
 from cluster.supervision import Share, StoredState
 from tests.cluster.engine.driver import hand_limits, request
 from tests.simulation.attention import WATCH_S, AttentionProcess
@@ -22,16 +23,6 @@ QUIET_S = 300.0
 """Longest time in which everything must be over once nothing strikes any more."""
 
 
-@dataclass
-class Received:
-    """What an edge was told of one sequence."""
-
-    request: SequenceRequest
-    token_ids: list[int] = field(default_factory=list[int])
-    finish_reason: FinishReason | None = None
-    was_cancelled: bool = False
-
-
 class SimulatedCluster:
     """One seed's cluster and load. `run` plays it to its end and asserts what must hold."""
 
@@ -43,8 +34,9 @@ class SimulatedCluster:
         self.store = Store(StoredState("secret"))
         self.supervisor = SupervisorProcess(self.world, self.store, self.share)
         self.attention: AttentionProcess | None = None
-        self.received = [Received(random_request(self.world, f"s{number}")) for number in range(chance.randint(1, 8))]
-        self._by_id = {one.request.sequence_id: one for one in self.received}
+        self._restart_at_s = 0.0
+        requests = [random_request(self.world, f"s{number}") for number in range(chance.randint(1, 8))]
+        self.edge = Edge(self.world, requests, self._find)
         self.world.checks.append(self._check)
         self._watch()
 
@@ -52,28 +44,31 @@ class SimulatedCluster:
         """Play the load and the faults, and see that every sequence got its tokens and nothing is left."""
         world = self.world
         world.run_until(lambda: self.attention is not None, QUIET_S)
-        for one in self.received:
-            world.soon(3.0, lambda one=one: self._admit(one))
+        for one in self.edge.received.values():
+            world.soon(3.0, lambda one=one: self.edge.ask(one))
+            if world.chance.random() < 0.1:
+                world.soon(6.0, lambda one=one: self.edge.cancel(one))
         for _ in range(world.chance.randint(0, 6)):
             world.soon(6.0, self._strike)
         world.run_until(self._is_over, QUIET_S)
-        for one in self.received:
+        for one in self.edge.received.values():
             self._compare(one)
         assert self.attention is not None
         self.attention.assert_empty()
 
     def _is_over(self) -> bool:
-        is_idle = self.attention is not None and self.attention.is_idle
-        return is_idle and all(one.finish_reason is not None for one in self.received)
+        return self.attention is not None and self.attention.is_idle and self.edge.is_done
+
+    def _find(self) -> AttentionProcess | None:
+        return self.attention if self.attention is not None and self.attention.is_alive else None
 
     def _watch(self) -> None:
-        """Let attention learn of memberships, as long as a supervisor lives that has one."""
+        """Let attention learn of memberships, as long as a supervisor lives that has one; start it if it is down."""
         membership = self.supervisor.membership if self.supervisor.is_alive else None
-        if membership is not None:
-            if self.attention is None:
-                self.attention = AttentionProcess(
-                    self.world, self.limits, membership, self._placement, self._workers, self._on_events
-                )
+        if membership is not None and self._find() is None and self.world.now_s() >= self._restart_at_s:
+            self.attention = AttentionProcess(self.world, self.limits, membership, self._placement, self._workers)
+            self.edge.connect(self.attention)
+        if membership is not None and self.attention is not None and self.attention.is_alive:
             self.attention.publish(membership)
         self.world.later(WATCH_S, self._watch)
 
@@ -84,32 +79,11 @@ class SimulatedCluster:
         seats = [(member.index, member.incarnation) for member in membership.members]
         return {worker_id(seat[0]): self.store.workers[seat] for seat in seats}
 
-    def _admit(self, one: Received) -> None:
-        assert self.attention is not None
-        self.attention.admit(one.request)
-        if self.world.chance.random() < 0.1:
-            self.world.soon(3.0, lambda: self._cancel(one))
-
-    def _cancel(self, one: Received) -> None:
-        assert self.attention is not None
-        if one.finish_reason is None:
-            one.was_cancelled = True
-            self.attention.abort(one.request.sequence_id)
-            assert one.finish_reason is FinishReason.ABORT, f"{one.request.sequence_id} goes on after its cancel"
-
-    def _on_events(self, events: list[TokenEvent]) -> None:
-        for event in events:
-            one = self._by_id[event.sequence_id]
-            assert one.finish_reason is None, f"{event.sequence_id} goes on after its end"
-            assert event.index == len(one.token_ids), f"{event.sequence_id}: {event.index} after {len(one.token_ids)}"
-            one.token_ids.extend(event.token_ids)
-            one.finish_reason = event.finish_reason
-
     def _strike(self) -> None:
         """Let something befall the cluster."""
         chance = self.world.chance
         living = [process for process in self.store.workers.values() if process.is_alive]
-        strikes: list[Callable[[], None]] = [self._kill_supervisor]
+        strikes: list[Callable[[], None]] = [self._kill_supervisor, self._kill_attention, self.edge.cut]
         for process in living:
             strikes += [process.die, process.die, lambda process=process: process.hang(chance.random() * 40.0)]
             strikes.append(lambda process=process: self._cut(process))
@@ -119,6 +93,12 @@ class SimulatedCluster:
         if self.attention is not None:
             self.world.note(f"the stream to worker {process.seat} breaks")
             self.attention.transport.cut(worker_id(process.seat[0]))
+
+    def _kill_attention(self) -> None:
+        if self.attention is not None and self.attention.is_alive:
+            self._restart_at_s = self.world.now_s() + self.world.chance.random() * RESTART_S
+            self.attention.die()
+            self.edge.died(self.attention)
 
     def _kill_supervisor(self) -> None:
         if self.supervisor.is_alive:

@@ -16,6 +16,7 @@ from cluster.experts.messages import ExpertReply
 from cluster.experts.reachable_copies import ReachableCopies
 from cluster.experts.token_dispatcher import TokenDispatcher
 from cluster.supervision import Supervision
+from router.journal import Journal
 from tests.simulation import paper_model
 from tests.simulation.cluster import SimulatedCluster
 
@@ -29,9 +30,9 @@ def combine_by_arrival(patch: pytest.MonkeyPatch) -> None:
     fill = LayerWork.fill
     arrivals: dict[int, list[int]] = {}
 
-    def fill_and_note(work: LayerWork, positions: Any, outputs: Any) -> None:
+    def fill_and_note(work: LayerWork, positions: Any, outputs: Any) -> int:
         arrivals.setdefault(work.submit.ticket, []).extend(positions.tolist())
-        fill(work, positions, outputs)
+        return fill(work, positions, outputs)
 
     def outputs_by_arrival(work: LayerWork) -> torch.Tensor:
         rows = work._outputs  # pyright: ignore[reportPrivateUsage]
@@ -143,6 +144,37 @@ def dead_worker_not_replaced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Supervision, "worker_lost", lambda *_: None)
 
 
+def older_attempt_believed(patch: pytest.MonkeyPatch) -> None:
+    """What a replica said before it was given up is released, whoever runs the sequence now."""
+    on_event = Journal.on_event
+
+    def believe(self: Journal, event: Any, now_s: float) -> Any:
+        return on_event(self, replace(event, attempt=self._attempt), now_s)  # pyright: ignore[reportPrivateUsage]
+
+    patch.setattr(Journal, "on_event", believe)
+
+
+def released_taken_for_prompt(patch: pytest.MonkeyPatch) -> None:
+    """A resume forgets that the last ids were output: limits and penalties begin anew."""
+    next_attempt = Journal.next_attempt
+
+    def forget(self: Journal) -> Any:
+        attempt = next_attempt(self)
+        return None if attempt is None else replace(attempt, num_released=0)
+
+    patch.setattr(Journal, "next_attempt", forget)
+
+
+def cancelled_but_resumed(patch: pytest.MonkeyPatch) -> None:
+    """A cancel between two attempts is forgotten."""
+    patch.setattr(Journal, "cancel", lambda *_: None)
+
+
+def loss_not_resumed(patch: pytest.MonkeyPatch) -> None:
+    """Nothing follows the loss of a replica."""
+    patch.setattr(Journal, "on_lost", lambda *_: None)
+
+
 BUGS: tuple[Patch, ...] = (
     combine_by_arrival,
     partial_sums,
@@ -157,6 +189,10 @@ BUGS: tuple[Patch, ...] = (
     told_twice,
     acted_before_stored,
     dead_worker_not_replaced,
+    older_attempt_believed,
+    released_taken_for_prompt,
+    cancelled_but_resumed,
+    loss_not_resumed,
 )
 
 
