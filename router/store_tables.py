@@ -1,7 +1,9 @@
 """The tables of stored responses, and how a database of them is opened: SQLite or PostgreSQL."""
 
 import os
+import sqlite3
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from router.errors import ConfigInvalid
 DATA_VARIABLE = "EXPERTMESH_DATA"
 MAX_CONNECTIONS = 4
 """To PostgreSQL, of one edge. SQLite has one writer anyway."""
+_LOCKED_PAUSE_S = 0.02
 _BUSY_TIMEOUT_MS = 10_000
 _SCHEMA_LOCK = 5_207_001
 """Any number that nobody else locks in the same database."""
@@ -138,6 +141,20 @@ def _created(engine: Engine, lock: str) -> Engine:
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}").close()
+    _use_write_ahead_log(connection)
     # A crash of the machine may lose the last responses, never the file.
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={_BUSY_TIMEOUT_MS}"):
-        connection.execute(f"PRAGMA {pragma}").close()
+    connection.execute("PRAGMA synchronous=NORMAL").close()
+
+
+def _use_write_ahead_log(connection: Any) -> None:
+    """Change the journal, once in a file's life; while another does it SQLite refuses at once, whatever the timeout."""
+    deadline_s = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_LOCKED_PAUSE_S)

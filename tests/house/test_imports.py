@@ -38,7 +38,7 @@ RIM: dict[str, tuple[str, ...]] = {
         "model/tiny/rows.py",
         "model/tiny/vocabulary.py",
     ),
-    "llguidance": ("cluster/grammar/llguidance_library.py",),
+    "llguidance": ("cluster/grammar/llguidance_library.py", "cluster/grammar/trial_process.py"),
     "transformers": ("cluster/bench/peers/transformers.py",),
     "llama_cpp": ("cluster/bench/peers/llama_cpp.py",),
 }

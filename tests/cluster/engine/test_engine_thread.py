@@ -268,7 +268,9 @@ def test_a_lost_device_stops_the_engine_at_once(kind: type[Exception]) -> None:
         gate.error = kind("CUDA error: an illegal memory access was encountered")
         gate.is_open.set()
         endings = inbox.wait_for_end("a", "b")
-        assert {endings[name].finish_reason for name in "ab"} == {FinishReason.UNAVAILABLE}, "elsewhere they may do well"
+        assert {endings[name].finish_reason for name in "ab"} == {FinishReason.UNAVAILABLE}, (
+            "elsewhere they may do well"
+        )
         _wait_until_stopped(engine)
         with pytest.raises(EngineStopped, match="illegal memory access"):
             engine.admit(request("c", [1]))
