@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.simulation.edge import Edge, Received
-
 from cluster.cluster_spec import worker_id
 from cluster.cluster_status import Membership
 from cluster.engine.blocks import BlockCount
@@ -13,6 +11,7 @@ from cluster.engine.sequence import FinishReason, SequenceRequest
 from cluster.supervision import Share, StoredState
 from tests.cluster.engine.driver import hand_limits, request
 from tests.simulation.attention import WATCH_S, AttentionProcess
+from tests.simulation.edge import Edge, Received
 from tests.simulation.paper_model import tokens_on_paper
 from tests.simulation.supervisors import RESTART_S, Store, SupervisorProcess, share_placement
 from tests.simulation.workers import WorkerProcess
