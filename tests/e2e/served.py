@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -17,6 +18,8 @@ import httpx
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
+NEVER_HANDED_OUT = (20_000, 32_768)
+"""Ports below Linux's default `ip_local_port_range`, and above those of well-known services."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -39,10 +42,15 @@ class Served:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a loopback port that nobody listens on, below those that systems hand out by themselves.
+
+    A server binds its ports seconds after it has been told them: Ray must not have given it away meanwhile.
+    """
+    for port in random.sample(range(*NEVER_HANDED_OUT), 100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    raise AssertionError("a hundred ports are taken")
 
 
 @contextmanager
@@ -92,7 +100,7 @@ def wait_until_ready(process: subprocess.Popen[bytes], http_port: int, log: Path
     deadline = time.monotonic() + START_TIMEOUT_S
     with httpx.Client(trust_env=False, timeout=5.0) as client:
         while time.monotonic() < deadline:
-            assert process.poll() is None, f"serve ended with {process.returncode}:\n{log.read_text()}"
+            assert process.poll() is None, f"serve ended with {process.returncode}: {reversed_log(log)}"
             try:
                 if client.get(f"http://127.0.0.1:{http_port}/ready").status_code == 200:
                     return
@@ -100,6 +108,11 @@ def wait_until_ready(process: subprocess.Popen[bytes], http_port: int, log: Path
                 pass
             time.sleep(0.2)
     raise AssertionError(f"not ready after {START_TIMEOUT_S:.0f} s:\n{log.read_text()}")
+
+
+def reversed_log(log: Path) -> str:
+    """Return the lines of a log, the last one first: reports of tests cut long messages at their end."""
+    return "\n".join(reversed(log.read_text().splitlines()))
 
 
 def stop(process: subprocess.Popen[bytes], log: Path) -> None:
