@@ -6,6 +6,7 @@ ends, however it ends. Nothing here knows what runs on the Ray.
 
 import logging
 import os
+import resource
 import secrets
 import shutil
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import warden
+from cluster.free_ports import free_ports
 
 NAMESPACE = "expertmesh"
 """Ray namespace of all our named actors."""
@@ -31,9 +33,14 @@ OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _WARDEN_TIMEOUT_S = warden.SWEEP_TIMEOUT_S + 5
 _MAX_TEMP_PATH_CHARS = 13
 """Longer, and the paths of the sockets of Ray and HAProxy pass what Unix allows."""
+MAX_CONNECTIONS = 4096
+"""Of HTTP clients to a node, where the limit on open files allows them."""
+_HAPROXY_FILES = 200
+"""Files that HAProxy opens for itself: listeners, logs, statistics, health checks."""
 _HAPROXY_SCRIPT = """\
 #!/bin/sh
-# Ray Serve opens HAProxy's statistics to the network; this keeps them on loopback.
+# Ray Serve opens HAProxy's statistics to the network; this keeps them on loopback. And where few files may be open,
+# HAProxy is to serve with what there is rather than not to start.
 config=
 previous=
 for argument in "$@"; do
@@ -41,7 +48,8 @@ for argument in "$@"; do
     previous=$argument
 done
 if [ -n "$config" ]; then
-    sed -i -E 's/^( *bind )\\*?:({metrics_port}|{stats_port})$/\\1{loopback}:\\2/' "$config"
+    sed -i -E -e 's/^( *bind )\\*?:({metrics_port}|{stats_port})$/\\1{loopback}:\\2/' \\
+        -e 's/^global$/global\\n    no strict-limits/' "$config"
 fi
 exec {binary} "$@"
 """
@@ -211,7 +219,7 @@ def _haproxy_environment(run_dir: Path) -> dict[str, str]:
     binary = _haproxy_binary()
     if binary is None:
         return {}
-    metrics_port, stats_port, fallback_port = _free_ports(3)
+    metrics_port, stats_port, fallback_port = free_ports(LOOPBACK, 3)
     script = run_dir / "haproxy.sh"
     text = _HAPROXY_SCRIPT.format(metrics_port=metrics_port, stats_port=stats_port, loopback=LOOPBACK, binary=binary)
     script.write_text(text, encoding="utf-8")
@@ -228,8 +236,17 @@ def _haproxy_environment(run_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics_port),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats_port),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_most_connections()),
         "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, os.cpu_count() or 1)),
     }
+
+
+def _most_connections() -> int:
+    """Return how many connections HAProxy may hold: each takes two of the files that a process here may open."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most_files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, (most_files - _HAPROXY_FILES) // 2))
 
 
 def _haproxy_binary() -> str | None:
@@ -243,18 +260,6 @@ def _haproxy_binary() -> str | None:
     except ImportError:
         pass
     return shutil.which("haproxy")
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens on just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for listener in sockets:
-            listener.bind((LOOPBACK, 0))
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
 
 
 def _bypass_proxies() -> None:

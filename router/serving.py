@@ -6,7 +6,6 @@ The cluster form runs on a Ray of its own, or joins the one that RAY_ADDRESS nam
 import http.client
 import io
 import os
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from cluster.cluster_status import ClusterStatus
+from cluster.free_ports import free_ports
 from cluster.ray_runtime import NAMESPACE, RayRuntime, join_ray, missing_resources, quiet_loggers, start_own_ray
 from router.auth import load_keys, require_keys_off_loopback
 from router.backend import ComponentProgress
@@ -310,12 +310,7 @@ def _our_actors() -> list[str]:
 def _with_chosen_ports(config: Config) -> Config:
     """Return the config with a free port wherever it leaves the choice to the system."""
     edge = config.edge
-    http = edge.http.model_copy(update={"port": edge.http.port or _free_port(edge.http.host)})
-    grpc = edge.grpc.model_copy(update={"port": edge.grpc.port or _free_port(edge.grpc.host)})
+    http = edge.http.model_copy(update={"port": edge.http.port or free_ports(edge.http.host, 1)[0]})
+    others = (port for port in free_ports(edge.grpc.host, 2) if port != http.port)
+    grpc = edge.grpc.model_copy(update={"port": edge.grpc.port or next(others)})
     return config.model_copy(update={"edge": edge.model_copy(update={"http": http, "grpc": grpc})})
-
-
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
-        listener.bind((host.strip("[]"), 0))
-        return listener.getsockname()[1]

@@ -36,10 +36,12 @@ def test_haproxy_keeps_its_statistics_on_loopback(tmp_path: Path) -> None:
         metrics_port=9101, stats_port=8404, loopback="127.0.0.1", binary=f"cat {tmp_path}/cfg; true"
     )
     script.write_text(text, encoding="utf-8")
-    before = "frontend a\n    bind :9101\nfrontend b\n    bind *:8000\nlisten stats\n  bind *:8404\n  stats enable\n"
+    before = "global\n    maxconn 9\n"
+    before += "frontend a\n    bind :9101\nfrontend b\n    bind *:8000\nlisten stats\n  bind *:8404\n  stats enable\n"
     (tmp_path / "cfg").write_text(before, encoding="utf-8")
     shown = subprocess.run(["/bin/sh", script, "-db", "-f", tmp_path / "cfg", "-dR"], capture_output=True, check=True)
     after = before.replace("bind :9101", "bind 127.0.0.1:9101").replace("bind *:8404", "bind 127.0.0.1:8404")
+    after = after.replace("global\n", "global\n    no strict-limits\n")
     assert shown.stdout.decode() == after, "the frontend stays as configured"
 
 

@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -16,10 +15,10 @@ from pathlib import Path
 
 import httpx
 
+from cluster.free_ports import free_ports
+
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 30.0
-NEVER_HANDED_OUT = (20_000, 32_768)
-"""Ports below Linux's default `ip_local_port_range`, and above those of well-known services."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -42,15 +41,9 @@ class Served:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on, below those that systems hand out by themselves.
-
-    A server binds its ports seconds after it has been told them: Ray must not have given it away meanwhile.
-    """
-    for port in random.sample(range(*NEVER_HANDED_OUT), 100):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) != 0:
-                return port
-    raise AssertionError("a hundred ports are taken")
+    """Return a loopback port that nobody listens on and that the system gives to nobody before the server binds it."""
+    (port,) = free_ports("127.0.0.1", 1)
+    return port
 
 
 @contextmanager
