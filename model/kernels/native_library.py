@@ -3,6 +3,9 @@
 Where there is no compiler the torch twins take over; `native_library()` says why. EXPERTMESH_KERNELS=torch asks for
 the twins, EXPERTMESH_KERNELS=native makes their absence an error. Both give row-independent results, with different
 bits, so the choice is part of the numerics fingerprint.
+
+The build takes the best instructions of the processor: AVX-512 with VNNI, AVX2, or what any compiler makes of plain
+loops. EXPERTMESH_INSTRUCTIONS=avx2 or =generic leaves out what lies above. All builds have the same bits.
 """
 
 import ctypes
@@ -27,7 +30,10 @@ BUILD_TIMEOUT_S = 180
 CHOICE_VARIABLE = "EXPERTMESH_KERNELS"
 _EXACT = ("-fno-math-errno", "-ffp-contract=off")
 """A product and a sum are fused only where the source says so."""
-_INSTRUCTION_LEVELS = {0: "generic", 2: "avx2"}
+INSTRUCTIONS_VARIABLE = "EXPERTMESH_INSTRUCTIONS"
+_LEFT_OUT = {"auto": (), "avx2": ("-mno-avx512f",), "generic": ("-mno-avx512f", "-mno-avx2")}
+"""Compiler flags of an x86 build that is to use no more than the named instructions."""
+_INSTRUCTION_LEVELS = {0: "generic", 2: "avx2", 3: "avx512"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ def native_kernels() -> NativeKernels:
     if choice == "torch":
         return NativeKernels(None, f"{CHOICE_VARIABLE}=torch")
     try:
-        library = _load(_build())
+        library = build_library(os.environ.get(INSTRUCTIONS_VARIABLE, "auto"))
     except (OSError, subprocess.SubprocessError) as error:
         if choice == "native":
             raise KernelsUnavailable(f"{CHOICE_VARIABLE}=native, but {_words(error)}") from error
@@ -87,10 +93,21 @@ def required_library() -> NativeLibrary:
     return library
 
 
-def _build() -> Path:
+def build_library(instructions: str) -> NativeLibrary:
+    """Return the kernels limited to `instructions`: "avx2", "generic", or "auto" for the best; built if need be.
+
+    Raises KernelsUnavailable for another word, OSError or SubprocessError where they cannot be built.
+    """
+    if instructions not in _LEFT_OUT:
+        raise KernelsUnavailable(f"{INSTRUCTIONS_VARIABLE}={instructions}; wanted one of {', '.join(_LEFT_OUT)}")
+    return _load(_build(_LEFT_OUT[instructions]))
+
+
+def _build(left_out: tuple[str, ...]) -> Path:
     compiler = _compiler()
-    tuning = "-mcpu=native" if platform.machine() in {"arm64", "aarch64"} else "-march=native"
-    command = [compiler, "-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", tuning, *_EXACT]
+    is_arm = platform.machine() in {"arm64", "aarch64"}
+    tuning = ("-mcpu=native",) if is_arm else ("-march=native", *left_out)
+    command = [compiler, "-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", *tuning, *_EXACT]
     target = cache_dir() / "kernels" / f"{_key(command)}.so"
     target.parent.mkdir(parents=True, exist_ok=True)
     with (target.parent / "lock").open("w") as lock:

@@ -82,7 +82,7 @@ void dense_pack(const Weight* w, int64_t n_size, int64_t k_size, Weight* packed)
 
 extern "C" {
 
-int em_instruction_level() { return WITH_AVX2 ? 2 : 0; }
+int em_instruction_level() { return WITH_AVX512 ? 3 : WITH_AVX2 ? 2 : 0; }
 
 void em_dense_pack_f32(const float* w, int64_t n, int64_t k, float* packed) { dense_pack(w, n, k, packed); }
 void em_dense_pack_bf16(const uint16_t* w, int64_t n, int64_t k, uint16_t* packed) { dense_pack(w, n, k, packed); }

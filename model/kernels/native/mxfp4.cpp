@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "mxfp4_block.h"
+#include "mxfp4_wide.h"
 #include "pool.h"
 
 namespace {
@@ -113,6 +113,58 @@ void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* 
 }
 #endif
 
+// All rows times the eight features of one packed group.
+void narrow_rows(const Quantized& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
+  int64_t row = 0;
+  for (; row + kRowTile <= rows; row += kRowTile)
+    mxfp4_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
+  float* to = out + row * out_stride;
+  switch (rows - row) {  // one pass over the weights, as for a whole tile
+    case 3: mxfp4_tile<3>(x, row, k_size, w, to, out_stride); break;
+    case 2: mxfp4_tile<2>(x, row, k_size, w, to, out_stride); break;
+    case 1: mxfp4_tile<1>(x, row, k_size, w, to, out_stride); break;
+  }
+}
+
+#if WITH_AVX512
+template <int ROWS>
+void wide_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
+  const int64_t blocks = k_size / kBlock;
+  const uint8_t* second = w + blocks * kBlockBytes;
+  __m512 sums[ROWS];
+  for (int r = 0; r < ROWS; ++r) sums[r] = _mm512_setzero_ps();
+  for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes, second += kBlockBytes) {
+    if (ROWS < kRowTile) prefetch(w, second);
+    const WideBlock weights = decode(w, second);
+    for (int r = 0; r < ROWS; ++r) {
+      const int64_t at = (row + r) * blocks + block;
+      const __m512i high = wide_products(weights, &x.high[at * kBlock], _mm512_setzero_si512());
+      const __m512i low = wide_products(weights, &x.low[at * kBlock], _mm512_set1_epi32(-kCodeOffset * x.sums[at]));
+      const __m512i whole = _mm512_add_epi32(_mm512_slli_epi32(high, 7), low);
+      const __m512 step = _mm512_mul_ps(weights.scales, _mm512_set1_ps(x.scales[at]));
+      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(whole), step, sums[r]);
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(out + r * out_stride, sums[r]);
+}
+
+// All rows times the sixteen features of two packed groups.
+void wide_rows(const Quantized& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
+  constexpr int kMany = 16;
+  int64_t row = 0;
+  for (; row + kMany <= rows; row += kMany)
+    wide_tile<kMany>(x, row, k_size, w, out + row * out_stride, out_stride);
+  for (; row + kRowTile <= rows; row += kRowTile)
+    wide_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
+  float* to = out + row * out_stride;
+  switch (rows - row) {
+    case 3: wide_tile<3>(x, row, k_size, w, to, out_stride); break;
+    case 2: wide_tile<2>(x, row, k_size, w, to, out_stride); break;
+    case 1: wide_tile<1>(x, row, k_size, w, to, out_stride); break;
+  }
+}
+#endif
+
 // Eight codes in input order, two a byte, as four bytes whose halves are four inputs apart.
 inline uint32_t kernel_order(uint32_t inputs) {
   const uint32_t even = inputs & 0x0F0F0F0F, odd = (inputs >> 4) & 0x0F0F0F0F;  // inputs 0 2 4 6 and 1 3 5 7
@@ -149,21 +201,15 @@ void em_mxfp4(const float* x, int64_t rows, int64_t k, const uint8_t* packed, in
   Quantized quantized;
   quantize(x, rows, k, quantized);
   const int64_t groups = n / kLanes, bytes = k / kBlock * kBlockBytes;
-  const int64_t per_task = std::max<int64_t>(1, std::min<int64_t>(32, groups / (threads * 4)));
+  const int64_t per_task = groups_per_task(groups, threads);
   pool().run(threads, (groups + per_task - 1) / per_task, [&](int64_t task) {
     const int64_t end = std::min(groups, (task + 1) * per_task);
-    for (int64_t group = task * per_task; group < end; ++group) {
-      int64_t row = 0;
-      for (; row + kRowTile <= rows; row += kRowTile)
-        mxfp4_tile<kRowTile>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
-      const uint8_t* codes = packed + group * bytes;
-      float* to = out + row * n + group * kLanes;
-      switch (rows - row) {  // one pass over the weights, as for a whole tile
-        case 3: mxfp4_tile<3>(quantized, row, k, codes, to, n); break;
-        case 2: mxfp4_tile<2>(quantized, row, k, codes, to, n); break;
-        case 1: mxfp4_tile<1>(quantized, row, k, codes, to, n); break;
-      }
-    }
+    int64_t group = task * per_task;
+#if WITH_AVX512
+    for (; group + kWideGroups <= end; group += kWideGroups)
+      wide_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
+#endif
+    for (; group < end; ++group) narrow_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
   });
 }
 

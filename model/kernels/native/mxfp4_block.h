@@ -5,6 +5,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "lanes.h"
 
 constexpr int kBlock = 32;         // MXFP4 values that share a scale
@@ -12,6 +14,11 @@ constexpr int kCodeBytes = 128;    // codes of 8 features times 32 inputs
 constexpr int kBlockBytes = kCodeBytes + kLanes;
 constexpr int kCodeOffset = 12;    // doubled code values -12..12 are looked up unsigned as 0..24
 constexpr int8_t kCodes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};  // doubled value + 12
+
+// Packed groups of a task: an even number, so that none is left over for the narrow kernel before the end.
+inline int64_t groups_per_task(int64_t groups, int threads) {
+  return std::max<int64_t>(2, std::min<int64_t>(32, groups / (threads * 4)) / 2 * 2);
+}
 
 #if WITH_AVX2
 inline __m256i four_inputs(const int8_t* from) {

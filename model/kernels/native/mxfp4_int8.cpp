@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "mxfp4_block.h"
+#include "mxfp4_wide.h"
 #include "pool.h"
 
 namespace {
@@ -140,6 +140,46 @@ void int8_rows(const QuantizedBytes& x, int64_t rows, int64_t k_size, const uint
   for (; row < rows; ++row) int8_tile<1>(x, row, k_size, w, out + row * out_stride, out_stride);
 }
 
+#if WITH_AVX512
+template <int ROWS>
+void wide_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8_t* w, float* out,
+               int64_t out_stride) {
+  const int64_t blocks = k_size / kBlock;
+  const uint8_t* second = w + blocks * kBlockBytes;
+  const __m512i ones = _mm512_set1_epi16(1);
+  __m512 sums[ROWS];
+  for (int r = 0; r < ROWS; ++r) sums[r] = _mm512_setzero_ps();
+  for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes, second += kBlockBytes) {
+    if (ROWS < kRowTile) prefetch(w, second);
+    const WideBlock weights = decode(w, second);
+    for (int r = 0; r < ROWS; ++r) {
+      const int64_t at = (row + r) * blocks + block;
+      const __m512i offset = _mm512_madd_epi16(sixteen_times(&x.offsets[at * 2]), ones);
+      const __m512 whole = _mm512_cvtepi32_ps(wide_products(weights, &x.values[at * kBlock], offset));
+      const __m512 step = _mm512_mul_ps(weights.scales, _mm512_set1_ps(x.scales[at]));
+      sums[r] = _mm512_add_ps(sums[r], _mm512_mul_ps(whole, step));
+    }
+  }
+  for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(out + r * out_stride, sums[r]);
+}
+
+void wide_rows(const QuantizedBytes& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out,
+               int64_t out_stride) {
+  constexpr int kMany = 16;
+  int64_t row = 0;
+  for (; row + kMany <= rows; row += kMany)
+    wide_tile<kMany>(x, row, k_size, w, out + row * out_stride, out_stride);
+  for (; row + kRowTile <= rows; row += kRowTile)
+    wide_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
+  float* to = out + row * out_stride;
+  switch (rows - row) {  // one pass over the weights, as for a whole tile
+    case 3: wide_tile<3>(x, row, k_size, w, to, out_stride); break;
+    case 2: wide_tile<2>(x, row, k_size, w, to, out_stride); break;
+    case 1: wide_tile<1>(x, row, k_size, w, to, out_stride); break;
+  }
+}
+#endif
+
 }  // namespace
 
 extern "C" {
@@ -150,10 +190,15 @@ void em_mxfp4_int8(const float* x, int64_t rows, int64_t k, const uint8_t* packe
   QuantizedBytes quantized;
   quantize(x, rows, k, quantized);
   const int64_t groups = n / kLanes, bytes = k / kBlock * kBlockBytes;
-  const int64_t per_task = std::max<int64_t>(1, std::min<int64_t>(32, groups / (threads * 4)));
+  const int64_t per_task = groups_per_task(groups, threads);
   pool().run(threads, (groups + per_task - 1) / per_task, [&](int64_t task) {
     const int64_t end = std::min(groups, (task + 1) * per_task);
-    for (int64_t group = task * per_task; group < end; ++group)
+    int64_t group = task * per_task;
+#if WITH_AVX512
+    for (; group + kWideGroups <= end; group += kWideGroups)
+      wide_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
+#endif
+    for (; group < end; ++group)
       int8_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
   });
 }
