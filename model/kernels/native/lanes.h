@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
+#include <type_traits>
 
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
@@ -20,7 +21,7 @@
 #endif
 
 constexpr int kLanes = 8;
-constexpr int kRowTile = 4;  // rows that share one pass over the weights
+constexpr int kRowTile = WITH_AVX512 ? 8 : 4;  // rows that share one pass over the weights, as registers allow
 
 inline float widen(float value) { return value; }
 inline float widen(uint16_t value) {
@@ -58,6 +59,8 @@ inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
   return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(bound), _CMP_LT_OQ), value);
 }
 inline void store(Lanes value, float* to) { _mm256_storeu_ps(to, value); }
+// Loads it once for several uses: as an operand in memory of each, it would take twice as long.
+inline void keep(Lanes& value) { asm("" : "+x"(value)); }
 #else
 struct Lanes { float at[kLanes]; };
 inline Lanes zero() { return Lanes{}; }
@@ -93,6 +96,7 @@ inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
   return each(value, x, [bound](float a, float b) { return b < bound ? 0.0f : a; });
 }
 inline void store(Lanes value, float* to) { std::memcpy(to, value.at, sizeof value.at); }
+inline void keep(Lanes&) {}
 #endif
 
 // e**x within 2e-7 relative, exactly 1 at 0 and exactly 0 below -87: x = n ln2 + r, then a polynomial in r. Each
@@ -105,4 +109,13 @@ inline Lanes exponential(Lanes x) {
   for (const float coefficient : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f})
     sum = times(plus(sum, spread(coefficient)), r);
   return zero_where_below(times(plus(sum, spread(1.0f)), power_of_two(n)), x, -87.0f);
+}
+
+// Calls `run(size, row)` so that tiles of at most MOST rows cover all rows: one pass over the weights for each tile.
+template <int MOST, bool IS_REST = false, typename Run>
+void each_tile(int64_t rows, const Run& run, int64_t row = 0) {
+  if constexpr (!IS_REST)
+    for (; row + MOST <= rows; row += MOST) run(std::integral_constant<int, MOST>{}, row);
+  if (IS_REST && rows - row == MOST) return run(std::integral_constant<int, MOST>{}, row);
+  if constexpr (MOST > 1) each_tile<MOST - 1, true>(rows, run, row);
 }

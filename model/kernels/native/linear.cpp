@@ -27,12 +27,17 @@ void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int
       for (int group = 0; group < GROUPS; ++group) sums[row][group] = zero();
     const int64_t end = std::min(k_size, start + kPart);
     for (int64_t k = start; k < end; ++k) {
+      Lanes weights[GROUPS];
       for (int group = 0; group < GROUPS; ++group) {
         const Weight* at = w + (group * k_size + k) * kLanes;
-        const Lanes weights = load(at);
+        weights[group] = load(at);
         if (ROWS < kRowTile) __builtin_prefetch(at + 1024);
-        for (int row = 0; row < ROWS; ++row)
-          sums[row][group] = fused(spread(x[row * k_size + k]), weights, sums[row][group]);
+      }
+      for (int row = 0; row < ROWS; ++row) {
+        Lanes input = spread(x[row * k_size + k]);
+        keep(input);
+        for (int group = 0; group < GROUPS; ++group)
+          sums[row][group] = fused(input, weights[group], sums[row][group]);
       }
     }
     for (int row = 0; row < ROWS; ++row)
@@ -44,16 +49,9 @@ void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int
 
 template <typename Weight, int GROUPS>
 void dense_rows(const float* x, int64_t rows, int64_t k_size, const Weight* w, float* out, int64_t out_stride) {
-  int64_t row = 0;
-  for (; row + kRowTile <= rows; row += kRowTile)
-    dense_tile<Weight, kRowTile, GROUPS>(x + row * k_size, k_size, w, out + row * out_stride, out_stride);
-  const float* rest = x + row * k_size;
-  float* to = out + row * out_stride;
-  switch (rows - row) {  // one pass over the weights, as for a whole tile
-    case 3: dense_tile<Weight, 3, GROUPS>(rest, k_size, w, to, out_stride); break;
-    case 2: dense_tile<Weight, 2, GROUPS>(rest, k_size, w, to, out_stride); break;
-    case 1: dense_tile<Weight, 1, GROUPS>(rest, k_size, w, to, out_stride); break;
-  }
+  each_tile<kRowTile>(rows, [&](auto size, int64_t row) {
+    dense_tile<Weight, size(), GROUPS>(x + row * k_size, k_size, w, out + row * out_stride, out_stride);
+  });
 }
 
 template <typename Weight>

@@ -53,10 +53,7 @@ void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* 
   __m256 sums[ROWS];
   for (int r = 0; r < ROWS; ++r) sums[r] = _mm256_setzero_ps();
   for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes) {
-    if (ROWS < kRowTile) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + 3072), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(w + 3136), _MM_HINT_T0);
-    }
+    if (ROWS < kNarrowRows) prefetch_block(w);
     __m256i high[ROWS], low[ROWS], total[ROWS];
     for (int r = 0; r < ROWS; ++r) high[r] = low[r] = total[r] = _mm256_setzero_si256();
     for (int m = 0; m < 4; ++m) {
@@ -113,19 +110,6 @@ void mxfp4_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* 
 }
 #endif
 
-// All rows times the eight features of one packed group.
-void narrow_rows(const Quantized& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
-  int64_t row = 0;
-  for (; row + kRowTile <= rows; row += kRowTile)
-    mxfp4_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
-  float* to = out + row * out_stride;
-  switch (rows - row) {  // one pass over the weights, as for a whole tile
-    case 3: mxfp4_tile<3>(x, row, k_size, w, to, out_stride); break;
-    case 2: mxfp4_tile<2>(x, row, k_size, w, to, out_stride); break;
-    case 1: mxfp4_tile<1>(x, row, k_size, w, to, out_stride); break;
-  }
-}
-
 #if WITH_AVX512
 template <int ROWS>
 void wide_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
@@ -134,7 +118,7 @@ void wide_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w
   __m512 sums[ROWS];
   for (int r = 0; r < ROWS; ++r) sums[r] = _mm512_setzero_ps();
   for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes, second += kBlockBytes) {
-    if (ROWS < kRowTile) prefetch(w, second);
+    if (ROWS < kWideRows) prefetch(w, second);
     const WideBlock weights = decode(w, second);
     for (int r = 0; r < ROWS; ++r) {
       const int64_t at = (row + r) * blocks + block;
@@ -146,22 +130,6 @@ void wide_tile(const Quantized& x, int64_t row, int64_t k_size, const uint8_t* w
     }
   }
   for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(out + r * out_stride, sums[r]);
-}
-
-// All rows times the sixteen features of two packed groups.
-void wide_rows(const Quantized& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
-  constexpr int kMany = 16;
-  int64_t row = 0;
-  for (; row + kMany <= rows; row += kMany)
-    wide_tile<kMany>(x, row, k_size, w, out + row * out_stride, out_stride);
-  for (; row + kRowTile <= rows; row += kRowTile)
-    wide_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
-  float* to = out + row * out_stride;
-  switch (rows - row) {
-    case 3: wide_tile<3>(x, row, k_size, w, to, out_stride); break;
-    case 2: wide_tile<2>(x, row, k_size, w, to, out_stride); break;
-    case 1: wide_tile<1>(x, row, k_size, w, to, out_stride); break;
-  }
 }
 #endif
 
@@ -206,10 +174,15 @@ void em_mxfp4(const float* x, int64_t rows, int64_t k, const uint8_t* packed, in
     const int64_t end = std::min(groups, (task + 1) * per_task);
     int64_t group = task * per_task;
 #if WITH_AVX512
-    for (; group + kWideGroups <= end; group += kWideGroups)
-      wide_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
+    for (; rows > 1 && group + kWideGroups <= end; group += kWideGroups)
+      each_tile<kWideRows>(rows, [&](auto size, int64_t row) {
+        wide_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+      });
 #endif
-    for (; group < end; ++group) narrow_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
+    for (; group < end; ++group)
+      each_tile<kNarrowRows>(rows, [&](auto size, int64_t row) {
+        mxfp4_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+      });
   });
 }
 

@@ -13,6 +13,7 @@ constexpr int kBlock = 32;         // MXFP4 values that share a scale
 constexpr int kCodeBytes = 128;    // codes of 8 features times 32 inputs
 constexpr int kBlockBytes = kCodeBytes + kLanes;
 constexpr int kCodeOffset = 12;    // doubled code values -12..12 are looked up unsigned as 0..24
+constexpr int kNarrowRows = 4;     // rows that share one decoding of the weights where registers are few
 constexpr int8_t kCodes[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};  // doubled value + 12
 
 // Packed groups of a task: an even number, so that none is left over for the narrow kernel before the end.
@@ -25,5 +26,9 @@ inline __m256i four_inputs(const int8_t* from) {
   int32_t bytes;
   std::memcpy(&bytes, from, sizeof bytes);
   return _mm256_set1_epi32(bytes);
+}
+// Asks for what comes some blocks later: where few rows are computed, memory is what takes the time.
+inline void prefetch_block(const uint8_t* block) {
+  for (const int ahead : {3072, 3136, 3200}) _mm_prefetch(reinterpret_cast<const char*>(block + ahead), _MM_HINT_T0);
 }
 #endif

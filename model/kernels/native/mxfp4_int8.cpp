@@ -73,10 +73,7 @@ void int8_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8
   __m256 sums[ROWS];
   for (int r = 0; r < ROWS; ++r) sums[r] = _mm256_setzero_ps();
   for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes) {
-    if (ROWS == 1) {
-      _mm_prefetch(reinterpret_cast<const char*>(w + 3072), _MM_HINT_T0);
-      _mm_prefetch(reinterpret_cast<const char*>(w + 3136), _MM_HINT_T0);
-    }
+    if (ROWS == 1) prefetch_block(w);
     __m256i products[ROWS];
     for (int r = 0; r < ROWS; ++r) {
       int32_t pair;
@@ -130,16 +127,6 @@ void int8_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8
 }
 #endif
 
-void int8_rows(const QuantizedBytes& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out,
-               int64_t out_stride) {
-  int64_t row = 0;
-  for (; row + kManyRows <= rows; row += kManyRows)
-    int8_tile<kManyRows>(x, row, k_size, w, out + row * out_stride, out_stride);
-  for (; row + kRowTile <= rows; row += kRowTile)
-    int8_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
-  for (; row < rows; ++row) int8_tile<1>(x, row, k_size, w, out + row * out_stride, out_stride);
-}
-
 #if WITH_AVX512
 template <int ROWS>
 void wide_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8_t* w, float* out,
@@ -150,7 +137,7 @@ void wide_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8
   __m512 sums[ROWS];
   for (int r = 0; r < ROWS; ++r) sums[r] = _mm512_setzero_ps();
   for (int64_t block = 0; block < blocks; ++block, w += kBlockBytes, second += kBlockBytes) {
-    if (ROWS < kRowTile) prefetch(w, second);
+    if (ROWS < kWideRows) prefetch(w, second);
     const WideBlock weights = decode(w, second);
     for (int r = 0; r < ROWS; ++r) {
       const int64_t at = (row + r) * blocks + block;
@@ -161,22 +148,6 @@ void wide_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8
     }
   }
   for (int r = 0; r < ROWS; ++r) _mm512_storeu_ps(out + r * out_stride, sums[r]);
-}
-
-void wide_rows(const QuantizedBytes& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out,
-               int64_t out_stride) {
-  constexpr int kMany = 16;
-  int64_t row = 0;
-  for (; row + kMany <= rows; row += kMany)
-    wide_tile<kMany>(x, row, k_size, w, out + row * out_stride, out_stride);
-  for (; row + kRowTile <= rows; row += kRowTile)
-    wide_tile<kRowTile>(x, row, k_size, w, out + row * out_stride, out_stride);
-  float* to = out + row * out_stride;
-  switch (rows - row) {  // one pass over the weights, as for a whole tile
-    case 3: wide_tile<3>(x, row, k_size, w, to, out_stride); break;
-    case 2: wide_tile<2>(x, row, k_size, w, to, out_stride); break;
-    case 1: wide_tile<1>(x, row, k_size, w, to, out_stride); break;
-  }
 }
 #endif
 
@@ -195,11 +166,15 @@ void em_mxfp4_int8(const float* x, int64_t rows, int64_t k, const uint8_t* packe
     const int64_t end = std::min(groups, (task + 1) * per_task);
     int64_t group = task * per_task;
 #if WITH_AVX512
-    for (; group + kWideGroups <= end; group += kWideGroups)
-      wide_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
+    for (; rows > 1 && group + kWideGroups <= end; group += kWideGroups)
+      each_tile<kWideRows>(rows, [&](auto size, int64_t row) {
+        wide_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+      });
 #endif
     for (; group < end; ++group)
-      int8_rows(quantized, rows, k, packed + group * bytes, out + group * kLanes, n);
+      each_tile<kManyRows>(rows, [&](auto size, int64_t row) {
+        int8_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+      });
   });
 }
 

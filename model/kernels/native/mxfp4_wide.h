@@ -9,6 +9,7 @@
 
 #if WITH_AVX512
 constexpr int kWideGroups = 2;  // packed groups that fill a register
+constexpr int kWideRows = 16;   // rows that share one decoding of the weights
 
 struct WideBlock {
   __m512i codes[kBlock / 4];  // unsigned doubled codes: inputs 4 j .. 4 j + 3 of each feature
@@ -34,8 +35,8 @@ inline WideBlock decode(const uint8_t* first, const uint8_t* second) {
 }
 
 inline void prefetch(const uint8_t* first, const uint8_t* second) {
-  for (const uint8_t* group : {first, second})
-    for (const int ahead : {3072, 3136}) _mm_prefetch(reinterpret_cast<const char*>(group + ahead), _MM_HINT_T0);
+  prefetch_block(first);
+  prefetch_block(second);
 }
 
 inline __m512i sixteen_times(const void* four_bytes) {
@@ -44,9 +45,13 @@ inline __m512i sixteen_times(const void* four_bytes) {
   return _mm512_set1_epi32(bytes);
 }
 
-// The sum of a block's products, added to `sum`: inputs [32] in eight bits.
+// The sum of a block's products with inputs [32] in eight bits, added to `sum`. In two chains: each step waits for its last.
 inline __m512i wide_products(const WideBlock& block, const int8_t* inputs, __m512i sum) {
-  for (int j = 0; j < kBlock / 4; ++j) sum = _mm512_dpbusd_epi32(sum, block.codes[j], sixteen_times(inputs + 4 * j));
-  return sum;
+  __m512i other = _mm512_setzero_si512();
+  for (int j = 0; j < kBlock / 4; j += 2) {
+    sum = _mm512_dpbusd_epi32(sum, block.codes[j], sixteen_times(inputs + 4 * j));
+    other = _mm512_dpbusd_epi32(other, block.codes[j + 1], sixteen_times(inputs + 4 * j + 4));
+  }
+  return _mm512_add_epi32(sum, other);
 }
 #endif
