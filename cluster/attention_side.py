@@ -111,7 +111,8 @@ class AttentionLoader:
         """Open the checkpoint; raises CheckpointError."""
         self._spec = spec
         self._report = report
-        self._numerics = Numerics.of(spec.numerics.mode, spec.numerics.kv_cache_dtype)
+        section = spec.numerics
+        self._numerics = Numerics.of(section.mode, section.kv_cache_dtype, section.dense_weights)
         self._device: str = spec.attention.device
         self._checkpoint: Checkpoint = open_model(spec.model.path)
         check_context(self._checkpoint.config, spec.model.max_context_tokens)
@@ -213,5 +214,5 @@ def frame_format_of(spec: ClusterSpec, config: ModelConfig) -> FrameFormat:
 
 
 def dense_dtype(spec: ClusterSpec) -> torch.dtype:
-    """Return how dense weights lie in memory."""
+    """Return how dense weights lie in memory, those aside that the numerics keep in 8 bits."""
     return torch.float32 if spec.numerics.dense_weights == "float32" else torch.bfloat16

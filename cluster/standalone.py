@@ -67,7 +67,7 @@ class Standalone:
     def of(cls, weights: WeightSource, sections: StandaloneSections, report: Report = no_report) -> "Standalone":
         """Return the same for weights that are at hand; raises as `load` does."""
         section, device = sections.numerics, sections.attention.device
-        numerics = Numerics.of(section.mode, section.kv_cache_dtype)
+        numerics = Numerics.of(section.mode, section.kv_cache_dtype, section.dense_weights)
         max_context = sections.model.max_context_tokens
         check_context(weights.config, max_context)
         dtype = torch.float32 if section.dense_weights == "float32" else torch.bfloat16

@@ -9,10 +9,10 @@ from torch import Tensor
 from model.batch import ForwardBatch, IntArray
 from model.checkpoint.weights import AttentionWeights
 from model.config import ModelConfig
+from model.dense_matrix import dense_matrix, multiply
 from model.kernels.attention import AttentionPlan, paged_attention
 from model.kernels.attention_tiles import TileShape
 from model.kernels.kv_store import kv_store
-from model.kernels.linear import LinearWeight, linear
 from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable, rotate
 from model.kv_cache import KVCache
@@ -60,15 +60,15 @@ class Attention:
         self._layer = layer
         self._kind = config.layer_types[layer]
         self._norm = weights.norm
-        self._qkv = LinearWeight.of(weights.qkv_weight), weights.qkv_bias
-        self._out = LinearWeight.of(weights.out_weight), weights.out_bias
+        self._qkv = dense_matrix(weights.qkv_weight), weights.qkv_bias
+        self._out = dense_matrix(weights.out_weight), weights.out_bias
         self._sinks = weights.sinks
 
     def forward(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> Tensor:
         """Return the attention output [T, H] f32 for the residual x [T, H]; stores this step's keys and values."""
         config = self._config
         hidden = rms_norm(x, self._norm, config.norm_eps)
-        heads = linear(hidden, *self._qkv).unflatten(1, (-1, config.head_dim))
+        heads = multiply(hidden, *self._qkv).unflatten(1, (-1, config.head_dim))
         queries, new_keys, new_values = heads.split((config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1)
         keys, values = kv_cache.layer(self._layer)
         kv_store(rotate(new_keys, step.cos, step.sin), keys, step.slots[self._kind])
@@ -81,4 +81,4 @@ class Attention:
             self._sinks,
             config.head_dim**-0.5,
         )
-        return linear(attended.flatten(1), *self._out)
+        return multiply(attended.flatten(1), *self._out)

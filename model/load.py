@@ -7,9 +7,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from model.checkpoint.q8_dense import Q8Dense
 from model.checkpoint.weights import WeightSource
 from model.expert_shard import ExpertKey, ExpertShard
 from model.numerics import Numerics
+from model.q8 import is_q8
 from model.transformer import Transformer, TransformerWeights
 
 Report = Callable[["LoadProgress"], None]
@@ -38,7 +40,7 @@ class DenseOptions:
 
     device: str
     dtype: torch.dtype
-    """f32 or bf16; the values are the same."""
+    """f32 or bf16, for what the numerics do not keep in 8 bits; the values are the same."""
     max_positions: int | None = None
 
 
@@ -53,6 +55,8 @@ def load_transformer(
     def resident(weights: Weights) -> Weights:
         return _resident(weights, options)
 
+    if numerics.has_q8_dense:
+        checkpoint = Q8Dense.of(checkpoint)
     config = checkpoint.config
     layers = range(config.num_layers)
     total = 2 + config.num_layers
@@ -96,5 +100,6 @@ def all_experts(checkpoint: WeightSource) -> Iterator[ExpertKey]:
 def _resident(weights: Weights, options: DenseOptions) -> Weights:
     moved: dict[str, Tensor] = {}
     for field in fields(weights):  # pyright: ignore[reportArgumentType] - every weight class is a dataclass of tensors
-        moved[field.name] = getattr(weights, field.name).to(options.device, options.dtype)
+        tensor: Tensor = getattr(weights, field.name)
+        moved[field.name] = tensor.to(options.device, tensor.dtype if is_q8(tensor) else options.dtype)
     return replace(weights, **moved)  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ from model.attention import Attention, StepTensors, prepare_step
 from model.batch import ForwardBatch
 from model.checkpoint.weights import AttentionWeights, GateWeights, HeadWeights
 from model.config import ModelConfig
-from model.kernels.linear import LinearWeight, linear
+from model.dense_matrix import dense_matrix, multiply, take_rows
 from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable
 from model.kv_cache import KVCache
@@ -28,7 +28,7 @@ class TransformerWeights:
     """All weights but the experts', resident on one device."""
 
     embedding: Tensor
-    """[V, H]."""
+    """[V, H], or [V, H / 32, 34] u8."""
     attention: Sequence[AttentionWeights]
     gates: Sequence[GateWeights]
     head: HeadWeights
@@ -74,14 +74,18 @@ class Transformer:
         ]
         self._embedding = weights.embedding
         self._head_norm = weights.head.norm
-        self._head = LinearWeight.of(weights.head.unembedding)
+        self._head = dense_matrix(weights.head.unembedding)
         self._rotary = RotaryTable(config, max_positions or config.max_positions, self.device)
 
     def start(self, batch: ForwardBatch, kv_cache: KVCache) -> "ForwardPass":
         """Return the pass of `batch`, standing before layer 0."""
         token_ids = torch.from_numpy(batch.token_ids).to(self.device)
-        x = self._embedding[token_ids].to(self.numerics.residual)
+        x = self.embed(token_ids)
         return ForwardPass(self, kv_cache, prepare_step(self.config, batch, kv_cache, self._rotary), x, batch)
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return the embedded rows [T, H] of token_ids [T] in the residual's dtype."""
+        return take_rows(self._embedding, token_ids).to(self.numerics.residual)
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch, kv_cache: KVCache, experts: Experts) -> Tensor:
@@ -95,7 +99,7 @@ class Transformer:
     def head(self, x: Tensor) -> Tensor:
         """Return the logits [R, V] f32 of residual rows x [R, H]."""
         hidden = rms_norm(x, self._head_norm, self.config.norm_eps)
-        return linear(hidden, self._head)
+        return multiply(hidden, self._head)
 
 
 class ForwardPass:

@@ -48,7 +48,10 @@ def engine(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompt: Annotated[list[int] | None, typer.Option(help="Prompt tokens; may be repeated; 0 for none.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Decode steps that are timed.")] = 32,
     mode: Annotated[list[str] | None, typer.Option(help="Numerics mode; with --against it may be repeated.")] = None,
-    dense: Annotated[Literal["bfloat16", "float32"], typer.Option(help="Dense weights in memory.")] = "bfloat16",
+    dense: Annotated[
+        Literal["bfloat16", "float32", "q8_0"],
+        typer.Option(help="Dense weights in memory; q8_0: 8-bit blocks, llama.cpp's Q8_0 on both sides."),
+    ] = "bfloat16",
     against: Annotated[
         Literal["llama.cpp", "transformers"] | None, typer.Option(help="Measure this program too, turn by turn.")
     ] = None,
@@ -73,14 +76,17 @@ def engine(  # noqa: PLR0913, PLR0917 - each is an option of the command
         work = _engine_work(geometry, numerics[0], batch or [1, 4, 8, 16], prompts, steps)
         _time_engine(work, layers, roof, out, console)
         return
+    if against == "transformers" and dense == "q8_0":
+        raise typer.BadParameter("transformers has no such weights on a CPU", param_hint="--dense")
     from cluster.bench.against import Against, AgainstWork, Peer
     from cluster.bench.model_files import ModelFiles
 
+    file_dense = "q8_0" if dense == "q8_0" else "bf16"
     options = {"dtype": peer_dtype} if against == "transformers" else {}
     peer = Peer(against, peer_python, options)
     contest = AgainstWork(peer, numerics, batch or [1, 8], prompts, steps, rounds, threads)
     with tempfile.TemporaryDirectory(prefix="expertmesh-bench-") as scratch, console.status("Comparing") as status:
-        files = ModelFiles(models or Path(scratch), geometry, layers, status.update)
+        files = ModelFiles(models or Path(scratch), geometry, layers, status.update, file_dense)
         comparison = Against(contest, files, status.update)
         comparison.run()
     title = f"Engine against {against}, {geometry}, {files.config.num_layers} layers"

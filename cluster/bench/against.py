@@ -20,7 +20,6 @@ from cluster.bench.peers.talk import LoadOrder
 from cluster.bench.roofline import Roofline
 from cluster.bench.rows import BenchRow, Timing, Value, roofline_share
 from cluster.engine.free_memory import free_bytes
-from model.config import ModelConfig
 
 QUIET_S = 0.3
 """Between two programs' work: a peer's idle threads may spin for a while."""
@@ -126,7 +125,7 @@ class Against:
                 if entry.label != peer:
                     own |= _ratios(score.seconds[task], theirs)
                 timing = Timing(tuple(score.seconds[task]))
-                share, bound = _share(config, task, timing.median_s, roof, self._work.num_steps)
+                share, bound = self._share(task, timing.median_s, roof)
                 if entry.program == "transformers":  # it has no MXFP4 here, so it reads other bytes
                     share, bound = None, ""
                 model: dict[str, Value] = {"geometry": self._files.geometry, "layers": config.num_layers}
@@ -152,6 +151,13 @@ class Against:
     def _note_peak(self, contestant: Contestant) -> None:
         score = self._scores[contestant.entry.label]
         score.peak_bytes = max(score.peak_bytes, contestant.peak_bytes())
+
+    def _share(self, task: Task, seconds: float, roof: Roofline) -> tuple[float | None, str]:
+        config, has_q8_dense = self._files.config, self._files.dense == "q8_0"
+        if task.name == "prefill":
+            return roofline_share(*prefill_work(config, task.size, has_q8_dense), seconds, roof)
+        context_tokens = DECODE_PROMPT_TOKENS + self._work.num_steps // 2
+        return roofline_share(*decode_work(config, task.size, context_tokens, has_q8_dense), seconds, roof)
 
     def _fit_together(self) -> bool:
         wanted = sum(_MEMORY_FACTORS[entry.program] * _file_bytes(Path(entry.order.path)) for entry in self.entries)
@@ -197,12 +203,6 @@ def _ratios(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Value]:
     ratios = sorted(their / our for our, their in zip(ours, theirs, strict=True))
     low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
     return {"ratio": round(middle, 3), "ratio_low": round(low, 3), "ratio_high": round(high, 3)}
-
-
-def _share(config: ModelConfig, task: Task, seconds: float, roof: Roofline, num_steps: int) -> tuple[float | None, str]:
-    if task.name == "decode":
-        return roofline_share(*decode_work(config, task.size, DECODE_PROMPT_TOKENS + num_steps // 2), seconds, roof)
-    return roofline_share(*prefill_work(config, task.size), seconds, roof)
 
 
 def _file_bytes(path: Path) -> int:

@@ -17,8 +17,9 @@ from cluster.standalone import Standalone, StandaloneSections
 from model.checkpoint.weights import WeightSource
 from model.config import ModelConfig
 from model.load import LoadProgress
+from model.q8 import BLOCK_BYTES, BLOCK_VALUES
 from model.sampling_params import SamplingParams
-from model.sizes import part_bytes
+from model.sizes import BF16_BYTES, part_bytes
 
 STEP_TIMEOUT_S = 600.0
 DECODE_PROMPT_TOKENS = 64
@@ -105,7 +106,8 @@ class EngineBench:
     def _decode_row(self, batch: int, roof: Roofline) -> BenchRow:
         durations_s = self.decode(batch)
         timing = Timing(tuple(durations_s))
-        num_bytes, num_flops = decode_work(self._config, batch, self._work.num_prompt + self._work.num_steps // 2)
+        context_tokens = self._work.num_prompt + self._work.num_steps // 2
+        num_bytes, num_flops = decode_work(self._config, batch, context_tokens, self._has_q8_dense)
         share, bound = roofline_share(num_bytes, num_flops, timing.median_s, roof)
         facts = self._facts(batch=batch, tokens_per_s=round(batch / timing.median_s, 2), bytes=int(num_bytes))
         return BenchRow("decode", facts, timing, share, bound)
@@ -113,10 +115,14 @@ class EngineBench:
     def _prefill_row(self, num_tokens: int, roof: Roofline) -> BenchRow:
         durations_s = [self.prefill(num_tokens) for _ in range(self._work.num_repeats + 1)][1:]
         timing = Timing(tuple(durations_s))
-        num_bytes, num_flops = prefill_work(self._config, num_tokens)
+        num_bytes, num_flops = prefill_work(self._config, num_tokens, self._has_q8_dense)
         share, bound = roofline_share(num_bytes, num_flops, timing.median_s, roof)
         facts = self._facts(prompt=num_tokens, tokens_per_s=round(num_tokens / timing.median_s, 2))
         return BenchRow("prefill", facts, timing, share, bound)
+
+    @property
+    def _has_q8_dense(self) -> bool:
+        return self._work.sections.numerics.dense_weights == "q8_0"
 
     def _facts(self, **own: Value) -> dict[str, Value]:
         sections = self._work.sections
@@ -141,14 +147,19 @@ class EngineBench:
         return name
 
 
-def decode_work(config: ModelConfig, batch: int, context_tokens: int) -> tuple[float, float]:
-    """Return the bytes that a decode step of `batch` sequences must read, all but experts as bf16, and its operations.
+def decode_work(
+    config: ModelConfig, batch: int, context_tokens: int, has_q8_dense: bool = False
+) -> tuple[float, float]:
+    """Return the bytes that a decode step of `batch` sequences must read, and its operations.
 
+    All but experts is bf16; with `has_q8_dense`, projections and head are in 8-bit blocks.
     Experts are chosen as if at random: of E experts, E (1 - (1 - k/E)^batch) are expected to be wanted.
     """
     wanted = config.num_experts * (1 - (1 - config.experts_per_token / config.num_experts) ** batch)
     parts = part_bytes(config)
     dense_bytes = parts.attention + parts.gate + parts.norms + parts.unembedding
+    if has_q8_dense:
+        dense_bytes -= _matrix_values(config) * (BF16_BYTES - BLOCK_BYTES / BLOCK_VALUES)
     keys = sum(
         min(context_tokens, config.sliding_window) if kind == "sliding" else context_tokens
         for kind in config.layer_types
@@ -159,15 +170,21 @@ def decode_work(config: ModelConfig, batch: int, context_tokens: int) -> tuple[f
     return dense_bytes + parts.experts * wanted / config.num_experts + kv_bytes, flops
 
 
-def prefill_work(config: ModelConfig, num_tokens: int) -> tuple[float, float]:
+def prefill_work(config: ModelConfig, num_tokens: int, has_q8_dense: bool = False) -> tuple[float, float]:
     """Return the bytes and operations of a prompt's forward pass, the head for its last token only."""
-    num_bytes, _ = decode_work(config, num_tokens, 0)
+    num_bytes, _ = decode_work(config, num_tokens, 0, has_q8_dense)
     pairs = sum(
         num_tokens * min(num_tokens / 2, config.sliding_window if kind == "sliding" else num_tokens)
         for kind in config.layer_types
     )
     attention_flops = 4 * pairs * config.num_heads * config.head_dim
     return num_bytes, num_tokens * _row_flops(config) * config.num_layers + attention_flops
+
+
+def _matrix_values(config: ModelConfig) -> int:
+    """Return the weights of attention's projections and of the head."""
+    heads = config.num_heads * config.head_dim
+    return config.hidden_size * (config.num_layers * (config.qkv_size + heads) + config.vocab_size)
 
 
 def _layer_values(config: ModelConfig) -> int:

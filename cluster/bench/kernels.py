@@ -13,14 +13,15 @@ from cluster.bench.roofline import Roofline, durations_s
 from cluster.bench.rows import BenchRow, Timing, Value, roofline_share
 from model.batch import BlockTables, ForwardBatch
 from model.config import ModelConfig
+from model.dense_matrix import dense_matrix, multiply
 from model.kernels.attention import AttentionPlan, paged_attention
 from model.kernels.attention_tiles import TileShape
-from model.kernels.linear import LinearWeight, linear
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear
 from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8
 from model.kernels.norm import rms_norm
 from model.kernels.swiglu import swiglu
 from model.mxfp4 import BLOCK_BYTES, BLOCK_VALUES, Mxfp4Tensor, dequantize
+from model.q8 import quantize
 from model.sampler import SampleRow, sample
 from model.sampling_params import SamplingParams
 
@@ -79,18 +80,16 @@ def _relative_error(multiply: _Multiply, weight: Mxfp4Weight, generator: torch.G
 
 
 def _linear_cases(config: ModelConfig, generator: torch.Generator) -> Iterator[_Case]:
-    """The query, key and value projection in bf16, and the head."""
+    """The query, key and value projection and the head, in bf16 and in 8-bit blocks."""
     shapes = ((config.qkv_size, ROWS, NUM_COPIES), (config.vocab_size, (1, 8), 1))
-    for features, numbers, num_copies in shapes:
-        width = config.hidden_size
-        weights = [
-            LinearWeight.of(torch.randn(features, width, generator=generator).to(torch.bfloat16))
-            for _ in range(num_copies)
-        ]
+    width = config.hidden_size
+    for (features, numbers, num_copies), kind in itertools.product(shapes, ("linear bf16", "q8_linear")):
+        values = [torch.randn(features, width, generator=generator).to(torch.bfloat16) for _ in range(num_copies)]
+        weights = [dense_matrix(quantize(each) if kind == "q8_linear" else each) for each in values]
         for num_rows in numbers:
             rows = torch.randn(num_rows, width, generator=generator)
-            call = _in_turn([lambda weight=weight, rows=rows: linear(rows, weight) for weight in weights])
-            facts: dict[str, Value] = {"op": f"linear bf16 {features} x {width}", "rows": num_rows}
+            call = _in_turn([lambda weight=weight, rows=rows: multiply(rows, weight) for weight in weights])
+            facts: dict[str, Value] = {"op": f"{kind} {features} x {width}", "rows": num_rows}
             yield _Case(facts, call, weights[0].nbytes, 2.0 * num_rows * features * width)
 
 

@@ -8,7 +8,7 @@ from cluster.bench.contestant import PeerName
 from cluster.bench.geometry import open_geometry
 from model.cache_dir import CACHE_VARIABLE, cache_dir
 from model.checkpoint import write_checkpoint
-from model.checkpoint.gguf.write import write_gguf
+from model.checkpoint.gguf.write import DenseType, write_gguf
 from model.checkpoint.open import open_checkpoint
 from model.checkpoint.weights import WeightSource
 from model.numerics import Numerics
@@ -20,22 +20,29 @@ Report = Callable[[str], None]
 class ModelFiles:
     """A folder with the files of one geometry; what is there already is used again."""
 
-    def __init__(self, folder: Path, geometry: str, num_layers: int | None, report: Report) -> None:
-        """Use `folder`, made if it is not there. Raises ValueError for a geometry that cannot be had."""
+    def __init__(
+        self, folder: Path, geometry: str, num_layers: int | None, report: Report, dense: DenseType = "bf16"
+    ) -> None:
+        """Use `folder`, made if it is not there; GGUF has `dense` beside the experts.
+
+        Raises ValueError for a geometry that cannot be had.
+        """
         self._folder = folder.absolute()
         self._report = report
         self.geometry = geometry
+        self.dense: DenseType = dense
         self._weights: WeightSource = open_geometry(geometry, num_layers)
         self.config = self._weights.config
         self._name = f"{Path(geometry).stem}-{self.config.num_layers}-layers"
         folder.mkdir(parents=True, exist_ok=True)
 
     def gguf(self) -> Path:
-        """Return a GGUF file with bf16 beside the experts."""
-        file = self._folder / f"{self._name}.gguf"
+        """Return a GGUF file."""
+        ending = "" if self.dense == "bf16" else f"-{self.dense}"
+        file = self._folder / f"{self._name}{ending}.gguf"
         if not file.exists():
             self._report(f"writing {file.name}")
-            write_gguf(file, self._weights)
+            write_gguf(file, self._weights, self.dense)
         return file
 
     def directory(self) -> Path:

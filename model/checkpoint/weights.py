@@ -2,7 +2,8 @@
 
 As strings, the names are `embedding`, `head.norm`, `head.unembedding` and, for each layer N, `layers.N.attention.*`,
 `layers.N.gate.*` and `layers.N.experts.*` with the field names below; only the experts are stacked in files.
-Dense weights are bf16, as stored; norm scales may be f32, because transformers saves fine-tunes so.
+Dense weights are bf16, as stored; norm scales may be f32, because transformers saves fine-tunes so. A source may give
+the matrices of attention, embedding and head as Q8_0 blocks [N, K / 32, 34] u8 instead (see `q8_dense`).
 """
 
 from dataclasses import dataclass

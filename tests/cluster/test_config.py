@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from cluster.config import ExpertsSection
+from cluster.config import ExpertsSection, NumericsSection
 
 
 def test_a_layer_waits_longer_than_a_reply() -> None:
@@ -12,3 +12,9 @@ def test_a_layer_waits_longer_than_a_reply() -> None:
         ValidationError, match="layer_timeout_s is 60; it must be more than reply_timeout_s, which is 60"
     ):
         ExpertsSection(reply_timeout_s=60.0, layer_timeout_s=60.0)
+
+
+def test_a_mode_that_rounds_nothing_takes_no_rounded_weights() -> None:
+    assert NumericsSection(dense_weights="q8_0").mode == "precise"
+    with pytest.raises(ValidationError, match="dense_weights is q8_0, but mode float32 rounds nothing"):
+        NumericsSection(mode="float32", dense_weights="q8_0")

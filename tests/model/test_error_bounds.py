@@ -38,6 +38,10 @@ INT8_EXPERTS_BOUND = 2e-2
 """For the whole of an expert in `int8`: two matmuls, each within 1e-2 by its own test, one after the other."""
 
 
+Q8_DENSE_BOUND = 1.5e-2
+"""For the whole of attention with both projections in 8-bit blocks: each weight is off by at most half a step of 1/127
+of a block's largest, which is about 2.1 deviations; uniformly, 2.1 / 127 / sqrt(12) = 4.8e-3 of a projection's output.
+Queries, keys, values and the last projection all move the result, so three times that."""
 INT8_STEP = 2.5 / 127
 """Rounding step of 8 bits relative to a head's mean size: its largest value, 127 steps, is about 2.5 times that
 among 32. Keys and values lose half a step each at most, and both move the result."""
@@ -144,6 +148,15 @@ class TestBounds:
             transformer, _ = load_all(open_checkpoint(path), mode, kv_cache_dtype)
             errors.append(relative_error(attention_of(transformer, x), truth.attention(x)))
         assert errors[0] < errors[1] <= INT8_STEP, errors
+
+    def test_attention_with_its_projections_in_8_bits(self, path: Path, mode: str) -> None:
+        truth, _ = self.pair(path)
+        x = rows(256, seed=2)
+        errors: list[float] = []
+        for dense_weights in ("float32", "q8_0"):
+            transformer, _ = load_all(open_checkpoint(path), mode, dense_weights=dense_weights)
+            errors.append(relative_error(attention_of(transformer, x), truth.attention(x)))
+        assert errors[0] < errors[1] <= Q8_DENSE_BOUND, errors
 
     def test_gate(self, path: Path, mode: str) -> None:
         truth, theirs = self.pair(path)

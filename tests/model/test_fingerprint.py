@@ -17,6 +17,13 @@ def test_keys_and_values_in_8_bits_have_a_fingerprint_of_their_own() -> None:
     assert narrow != numerics_fingerprint("cpu", Numerics.of("bf16", "int8"))
 
 
+def test_dense_weights_in_8_bits_have_a_fingerprint_of_their_own_and_other_dtypes_none() -> None:
+    kinds = ("bfloat16", "float32", "q8_0")
+    wide, wider, narrow = (numerics_fingerprint("cpu", Numerics.of("precise", "auto", dense)) for dense in kinds)
+    assert wide == wider != narrow
+    assert narrow != numerics_fingerprint("cpu", Numerics.of("precise", "int8", "q8_0"))
+
+
 def test_both_roles_have_one_fingerprint() -> None:
     """The same numerics spread over processes keep their name: their bits are the same."""
     assert joint_fingerprint("a", None) == joint_fingerprint("a", "a") == "a"

@@ -25,8 +25,8 @@ SHAPES: list[dict[str, Any]] = [
     {"num_heads": 6, "num_kv_heads": 2, "head_dim": 16, "num_experts": 5, "experts_per_token": 2, "sliding_window": 7},
     {"num_layers": 3, "num_heads": 14, "num_kv_heads": 2, "head_dim": 64, "hidden_size": 96},
 ]
-MODES = ["float32", "precise", "int8", "bf16", "precise/int8", "bf16/int8"]
-"""Behind the slash: how keys and values are kept."""
+MODES = ["float32", "precise", "int8", "bf16", "precise/int8", "bf16/int8", "precise/auto/q8_0", "int8/int8/q8_0"]
+"""Behind the slashes: how keys and values are kept, and dense weights."""
 
 
 def model_of(shape: dict[str, Any], mode: str) -> tuple[Transformer, ExpertShard]:
@@ -145,14 +145,14 @@ def test_negative_control_a_model_on_torchs_own_matmul_is_caught(monkeypatch: py
         return not same_bits(run_in_chunks(transformer, experts, ids, [1] * 20), whole)
 
     assert not is_chunking_seen()
-    monkeypatch.setattr("model.attention.linear", plain)
+    monkeypatch.setattr("model.dense_matrix.linear", plain)
     assert is_chunking_seen() == any(depends)
 
 
 def test_negative_control_a_sum_that_is_split_by_the_batch_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     transformer, experts = model_of({}, "precise")
     assert batch_against_alone(transformer, experts)
-    monkeypatch.setattr("model.attention.linear", split_when_large)
+    monkeypatch.setattr("model.dense_matrix.linear", split_when_large)
     assert not batch_against_alone(transformer, experts)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model import q8
 from model.checkpoint.gguf.block_types import BF16, F16, F32, MXFP4, OLLAMA_MXFP4, Q8_0, BlockType
 from model.mxfp4 import BLOCK_BYTES, Mxfp4Tensor
 
@@ -24,10 +25,9 @@ def decode(data: Tensor, block_type: BlockType, shape: tuple[int, ...]) -> Tenso
         return wide.to(torch.bfloat16).view(shape)
     assert block_type == Q8_0, f"{block_type.name} is not decoded to values"
     values = torch.empty(shape, dtype=torch.bfloat16)
-    rows, blocks = values.view(-1, shape[-1]), data.view(-1, shape[-1] // Q8_0.block_values, Q8_0.block_bytes)
+    rows, blocks = values.view(-1, shape[-1]), q8_blocks(data, shape).flatten(0, -3)
     for row, block in zip(rows.split(_ROWS_AT_ONCE), blocks.split(_ROWS_AT_ONCE), strict=True):
-        scales = block[..., :2].contiguous().view(torch.float16).float()
-        row.copy_((block[..., 2:].view(torch.int8).float() * scales).flatten(-2))
+        row.copy_(q8.dequantize(block))
     return values
 
 
@@ -39,11 +39,12 @@ def encode(values: Tensor, block_type: BlockType) -> Tensor:
         assert values.dtype == torch.bfloat16, f"{values.dtype} would have to be rounded"
         return values.contiguous().view(torch.uint8)
     assert block_type == Q8_0, f"{block_type.name} is not written"
-    blocks = values.float().unflatten(-1, (-1, Q8_0.block_values))
-    scales = blocks.abs().amax(dim=-1, keepdim=True) / 127
-    scaled = blocks * torch.where(scales == 0, 0, 1 / scales)
-    codes = torch.trunc(scaled + torch.copysign(torch.tensor(0.5), scaled)).to(torch.int8)  # halves away from zero
-    return torch.cat((scales.half().view(torch.uint8), codes.view(torch.uint8)), dim=-1).flatten(-2)
+    return q8.quantize(values).flatten(-2)
+
+
+def q8_blocks(data: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return `data` (u8, flat), a tensor of `shape` held as Q8_0, as blocks [..., n, 34] u8: a view."""
+    return data.view(*shape[:-1], shape[-1] // Q8_0.block_values, Q8_0.block_bytes)
 
 
 def unpack_mxfp4(data: Tensor, block_type: BlockType, rows: int) -> Mxfp4Tensor:

@@ -21,6 +21,7 @@ from model.errors import CheckpointDamaged, CheckpointError, CheckpointMissing, 
 from model.mxfp4 import Mxfp4Tensor, dequantize
 
 MAX_PARTS = 1000
+_MATRIX_PARTS = frozenset({"attention", "embedding", "unembedding"})
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
@@ -40,6 +41,12 @@ class GgufCheckpoint(Checkpoint):
             mlp2=self._matrix(layer, "mlp2", expert),
             mlp2_bias=self._bias(layer, "mlp2", expert),
         )
+
+    def with_q8_matrices(self) -> "GgufCheckpoint":
+        """Return the same model, its projections and head in Q8_0 blocks; the embedding too if the file has it so."""
+        wanted = [each for each in self.stored_tensors() if each.part in _MATRIX_PARTS and len(each.shape) > 1]
+        in_q8 = {each.name for each in wanted if each.part != "embedding" or self.store.is_q8(each.name)}
+        return replace(self, store=replace(self.store, in_q8=frozenset(in_q8)))
 
     def _names(self, layer: int, matrix: str, kind: str) -> list[str]:
         """Return the stored tensors of a field of the experts: one, or gate and linear half."""

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint.gguf.block_types import F32, MXFP4_TYPES, VALUE_TYPES
-from model.checkpoint.gguf.blocks import decode, unpack_mxfp4
+from model.checkpoint.gguf.block_types import F32, MXFP4_TYPES, Q8_0, VALUE_TYPES
+from model.checkpoint.gguf.blocks import decode, q8_blocks, unpack_mxfp4
 from model.checkpoint.gguf.header import GgufTensor
 from model.checkpoint.layout import StoredTensor
 from model.errors import CheckpointDamaged, CheckpointError, CheckpointMismatch, CheckpointMissing
 from model.mxfp4 import Mxfp4Tensor
+from model.q8 import quantize
 
 
 @dataclass(slots=True)
@@ -25,6 +26,8 @@ class GgufStore:
     entries: dict[str, GgufTensor] = field(default_factory=dict[str, GgufTensor])
     files: dict[str, Path] = field(default_factory=dict[str, Path])
     """The file of each tensor."""
+    in_q8: frozenset[str] = frozenset()
+    """Matrices to return as Q8_0 blocks [N, n, 34] u8: views where the file holds them so, rounded where not."""
     _mapped: dict[Path, "_MappedFile"] = field(default_factory=dict[Path, "_MappedFile"])
 
     def add_file(self, file: Path, tensors: dict[str, GgufTensor]) -> None:
@@ -51,10 +54,14 @@ class GgufStore:
         return None
 
     def read(self, name: str) -> Tensor:
-        """Return the values of the whole tensor `name` as bf16; a norm that would be rounded stays float32."""
+        """Return the whole tensor `name`: values as bf16 but for norms that would be rounded, or blocks if `in_q8`."""
         entry = self.entries[name]
         data = self._bytes(entry, None)
+        if name in self.in_q8 and entry.block_type == Q8_0:
+            return q8_blocks(data, entry.shape)
         values = decode(data, entry.block_type, entry.shape)
+        if name in self.in_q8:
+            return quantize(values)
         if entry.block_type == F32 and name.endswith("_norm.weight"):
             exact = data.view(torch.float32)
             return values if torch.equal(values.float(), exact) else exact
@@ -68,6 +75,10 @@ class GgufStore:
     def is_mxfp4(self, name: str) -> bool:
         """Return whether the tensor `name` is held as MXFP4."""
         return self.entries[name].block_type in MXFP4_TYPES
+
+    def is_q8(self, name: str) -> bool:
+        """Return whether the tensor `name` is held as Q8_0."""
+        return self.entries[name].block_type == Q8_0
 
     def read_mxfp4_row(self, name: str, index: int) -> Mxfp4Tensor:
         """Return row `index` of the tensor `name`, a matrix held as MXFP4."""

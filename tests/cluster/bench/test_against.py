@@ -15,6 +15,7 @@ from cluster.bench.roofline import Roofline
 from cluster.bench.table import table
 from cluster.errors import PeerAbsent, PeerFailed
 from model.cache_dir import CACHE_VARIABLE
+from model.q8 import is_q8
 
 ROOF = Roofline(read_bytes_per_s=1e9, read_kernel="by hand", flops_per_s=1e10)
 NOWHERE = LoadOrder("/nowhere.gguf", num_threads=1, max_sequences=1, context_tokens=64, num_steps=2, num_prompt=4)
@@ -65,6 +66,16 @@ def test_both_programs_load_the_same_weights(files: ModelFiles) -> None:
     stored = {name: each for file in files.directory().glob("*.safetensors") for name, each in load_file(file).items()}
     theirs = stored["model.layers.0.mlp.experts.down_proj"][1].T
     assert dequantize(weights, theirs.dtype).equal(theirs)
+
+
+def test_files_in_8_bits_lie_beside_the_others(files: ModelFiles, tmp_path: Path) -> None:
+    from model.checkpoint.open import open_checkpoint
+    from model.checkpoint.q8_dense import Q8Dense
+
+    narrow = ModelFiles(tmp_path, "tiny", None, lambda _: None, "q8_0")
+    assert narrow.gguf() != files.gguf()
+    assert narrow.gguf().stat().st_size < files.gguf().stat().st_size
+    assert is_q8(Q8Dense.of(open_checkpoint(narrow.gguf())).embedding().embedding)
 
 
 def test_files_that_are_there_are_not_written_again(files: ModelFiles) -> None:

@@ -48,6 +48,16 @@ def test_a_decode_step_reads_its_dense_weights_its_experts_and_its_keys_once() -
     assert deeper - num_bytes == 12 * (128 + 1000) * 2 * 8 * 64 * 2
 
 
+def test_a_step_with_dense_weights_in_8_bits_reads_34_bytes_where_bf16_has_64() -> None:
+    """20b at batch 1: 24 layers of 2880 x (5120 + 4096) and a head of 2880 x 201088, by hand."""
+    config = published_config("gpt-oss-20b")
+    num_values = 24 * 2880 * (5120 + 4096) + 2880 * 201088
+    wide, narrow = (decode_work(config, 1, 100, has_q8_dense)[0] for has_q8_dense in (False, True))
+    assert wide - narrow == pytest.approx(num_values / 32 * (64 - 34))
+    wide, narrow = (prefill_work(config, 100, has_q8_dense)[0] for has_q8_dense in (False, True))
+    assert wide - narrow == pytest.approx(num_values / 32 * (64 - 34))
+
+
 def test_a_long_prompt_wants_every_expert_and_attends_to_half_of_itself() -> None:
     config = published_config("gpt-oss-20b", 2)
     parts = part_bytes(config)
@@ -101,7 +111,7 @@ def test_the_limits_are_measured() -> None:
 def test_every_kernel_gets_a_row() -> None:
     rows = list(kernel_rows(random_config(num_layers=2, num_experts=4), ROOF))
     assert {str(row.facts["op"]).split()[0].rstrip(",") for row in rows} == {
-        "mxfp4_linear", "mxfp4_linear_int8", "linear", "paged_attention", "rms_norm", "swiglu", "sample",
+        "mxfp4_linear", "mxfp4_linear_int8", "linear", "q8_linear", "paged_attention", "rms_norm", "swiglu", "sample",
     }  # fmt: skip
     assert all(row.roofline_share is not None and row.timing.median_s > 0 for row in rows)
 

@@ -21,7 +21,9 @@ from model.kernels.linear import LinearWeight, linear, linear_torch
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear, mxfp4_linear_torch
 from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8, mxfp4_linear_int8_torch
 from model.kernels.native_library import required_library
+from model.kernels.q8_linear import Q8Weight, q8_linear, q8_linear_torch
 from model.mxfp4 import Mxfp4Tensor
+from model.q8 import quantize
 
 NUM_ROWS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 33)
 TOLERANCE = 2e-3
@@ -32,7 +34,7 @@ def main(seed: int, num_rounds: int) -> None:
     """Run every kernel `num_rounds` times and print the digest of what came out."""
     generator, digest = random.Random(seed), hashlib.sha256()
     torch.manual_seed(seed)
-    kernels: tuple[Callable[[random.Random], Tensor], ...] = (fuzz_linear, fuzz_mxfp4, fuzz_attention)
+    kernels: tuple[Callable[[random.Random], Tensor], ...] = (fuzz_linear, fuzz_mxfp4, fuzz_q8, fuzz_attention)
     for _ in range(num_rounds):
         threads.use_threads(generator.choice((1, 2, 3)))
         for fuzz in kernels:
@@ -62,6 +64,17 @@ def fuzz_mxfp4(generator: random.Random) -> Tensor:
     if not torch.equal(int8, mxfp4_linear_int8_torch(rows, weight, bias)):
         raise SystemExit(f"mxfp4_linear_int8 differs from its twin: rows {tuple(rows.shape)}, features {features}")
     return torch.cat((precise, int8))
+
+
+def fuzz_q8(generator: random.Random) -> Tensor:
+    """Multiply by a weight in 8-bit blocks, also one whose features fill no lanes; the twin has the same bits."""
+    features, width = generator.randint(1, 70), 32 * generator.randint(1, 9)
+    weight = Q8Weight.of(quantize(torch.randn(features, width)))
+    rows = torch.randn(generator.choice(NUM_ROWS), width)
+    out = q8_linear(rows, weight)
+    if not torch.equal(out, q8_linear_torch(rows, weight)):
+        raise SystemExit(f"q8_linear differs from its twin: rows {tuple(rows.shape)}, features {features}")
+    return out
 
 
 def fuzz_attention(generator: random.Random) -> Tensor:
