@@ -53,7 +53,8 @@ def engine(  # noqa: PLR0913, PLR0917 - each is an option of the command
         typer.Option(help="Dense weights in memory; q8_0: 8-bit blocks, llama.cpp's Q8_0 on both sides."),
     ] = "bfloat16",
     against: Annotated[
-        Literal["llama.cpp", "transformers"] | None, typer.Option(help="Measure this program too, turn by turn.")
+        Literal["llama.cpp", "transformers", "torch"] | None,
+        typer.Option(help="Measure this program too, turn by turn; torch: its own products and attention in our step."),
     ] = None,
     peer_python: Annotated[Path | None, typer.Option(help="The Python of the environment that has it.")] = None,
     peer_dtype: Annotated[
@@ -72,9 +73,13 @@ def engine(  # noqa: PLR0913, PLR0917 - each is an option of the command
     prompts = [512] if prompt is None else [number for number in prompt if number > 0]
     numerics = [{"mode": each, "dense_weights": dense} for each in mode or ["precise"]]
     roof = _prepare(threads, allow_torch, console)
-    if against is None:
+    if against is None or against == "torch":
+        prompts = [128, 512] if against == "torch" and prompt is None else prompts
         work = _engine_work(geometry, numerics[0], batch or [1, 4, 8, 16], prompts, steps)
-        _time_engine(work, layers, roof, out, console)
+        if against == "torch":
+            _time_contract(work, rounds, layers, roof, out, console)
+        else:
+            _time_engine(work, layers, roof, out, console)
         return
     if against == "transformers" and dense == "q8_0":
         raise typer.BadParameter("transformers has no such weights on a CPU", param_hint="--dense")
@@ -125,6 +130,34 @@ def _time_engine(work: "EngineWork", layers: int | None, roof: "Roofline", out: 
         _tell(f"Engine, {work.geometry}, {weights.config.num_layers} layers", measured.rows(roof), roof, out, console)
 
 
+def _time_contract(
+    work: "EngineWork", rounds: int, layers: int | None, roof: "Roofline", out: Path | None, console: Console
+) -> None:
+    import torch
+
+    from cluster.bench.contract import Contract, ContractWork
+    from cluster.bench.engine import EngineBench
+    from cluster.bench.geometry import open_geometry
+    from model.kernels.native_library import native_library
+
+    section = work.sections.numerics
+    if native_library() is None or section.mode != "precise" or section.dense_weights == "q8_0":
+        raise typer.BadParameter(
+            "torch is compared with the native kernels, mode precise and dense weights that torch has too",
+            param_hint="--against",
+        )
+    weights = open_geometry(work.geometry, layers)
+    dtype = torch.float32 if section.dense_weights == "float32" else torch.bfloat16
+    wanted = ContractWork(work.geometry, work.batches, work.prompts, work.num_steps, rounds, dtype)
+    with _Loading(console) as loading:
+        measured = EngineBench(weights, work, loading.show)
+    with measured, console.status("Measuring") as status:
+        contract = Contract(measured, weights.config, wanted, status.update)
+        contract.run()
+    title = f"Cost of the exactness contract, {work.geometry}, {weights.config.num_layers} layers"
+    _tell(title, contract.rows(roof), roof, out, console)
+
+
 def _prepare(threads: int, allow_torch: bool, console: Console) -> "Roofline":
     """Take the threads, refuse a fallback that nobody asked for, and measure the machine's limits."""
     from cluster.bench.roofline import measure_roofline
@@ -155,11 +188,11 @@ def _tell(title: str, rows: "Iterable[BenchRow]", roof: "Roofline", out: Path | 
         for row in rows:
             done.append(row)
             typer.echo(row.to_json(machine))
-    table = Table("", "median", "p99", "tokens/s", "of the limit", "ratio", "peak GB")
+    table = Table("", "median", "p99", "tokens/s", "of the limit", "ratio", "cost", "peak GB")
     for row in done:
         share = "" if row.roofline_share is None else f"{100 * row.roofline_share:.0f} % of {row.bound}"
         times = (f"{seconds * 1e3:.2f} ms" for seconds in (row.timing.median_s, row.timing.p99_s))
-        rest = (str(row.facts.get(key, "")) for key in ("ratio", "peak_gb"))
+        rest = (str(row.facts.get(key, "")) for key in ("ratio", "cost", "peak_gb"))
         table.add_row(label(row), *times, str(row.facts.get("tokens_per_s", "")), share, *rest)
     console.print(table)
     if out is not None:

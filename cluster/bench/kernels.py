@@ -2,14 +2,14 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cluster.bench.roofline import Roofline, durations_s
+from cluster.bench.roofline import Result, Roofline, durations_s
 from cluster.bench.rows import BenchRow, Timing, Value, roofline_share
 from model.batch import BlockTables, ForwardBatch
 from model.config import ModelConfig
@@ -59,13 +59,13 @@ def kernel_rows(config: ModelConfig, roof: Roofline) -> Iterator[BenchRow]:
 def _expert_cases(config: ModelConfig, generator: torch.Generator) -> Iterator[_Case]:
     """The first matrix of an expert in both modes, each with its error against float64."""
     features, width = 2 * config.intermediate_size, config.hidden_size
-    weights = [_mxfp4(features, width, generator) for _ in range(NUM_COPIES)]
+    weights = [random_mxfp4(features, width, generator) for _ in range(NUM_COPIES)]
     bias = torch.zeros(features)
     kernels: dict[str, _Multiply] = {"mxfp4_linear": mxfp4_linear, "mxfp4_linear_int8": mxfp4_linear_int8}
     errors = {name: _relative_error(multiply, weights[0], generator) for name, multiply in kernels.items()}
     for num_rows, name in itertools.product(ROWS, kernels):
         rows, multiply = torch.randn(num_rows, width, generator=generator), kernels[name]
-        call = _in_turn([functools.partial(multiply, rows, weight, bias) for weight in weights])
+        call = in_turn([functools.partial(multiply, rows, weight, bias) for weight in weights])
         facts: dict[str, Value] = {"op": f"{name} {features} x {width}", "rows": num_rows, "error": errors[name]}
         yield _Case(facts, call, weights[0].nbytes, 2.0 * num_rows * features * width)
 
@@ -88,7 +88,7 @@ def _linear_cases(config: ModelConfig, generator: torch.Generator) -> Iterator[_
         weights = [dense_matrix(quantize(each) if kind == "q8_linear" else each) for each in values]
         for num_rows in numbers:
             rows = torch.randn(num_rows, width, generator=generator)
-            call = _in_turn([lambda weight=weight, rows=rows: multiply(rows, weight) for weight in weights])
+            call = in_turn([lambda weight=weight, rows=rows: multiply(rows, weight) for weight in weights])
             facts: dict[str, Value] = {"op": f"{kind} {features} x {width}", "rows": num_rows}
             yield _Case(facts, call, weights[0].nbytes, 2.0 * num_rows * features * width)
 
@@ -111,7 +111,7 @@ def _attention_cases(config: ModelConfig, generator: torch.Generator) -> Iterato
         def attend(layer: Tensor, queries: Tensor = queries, plan: AttentionPlan = plan) -> Tensor:
             return paged_attention(queries, layer[0], layer[1], plan, sinks, scale)
 
-        call = _in_turn([lambda layer=layer, attend=attend: attend(layer) for layer in stored])
+        call = in_turn([lambda layer=layer, attend=attend: attend(layer) for layer in stored])
         facts: dict[str, Value] = {"op": "paged_attention, one row", "context": context}
         yield _Case(facts, call, 4.0 * context * groups * size, 4.0 * context * heads * size)
 
@@ -146,18 +146,19 @@ def _sampler_cases(config: ModelConfig, generator: torch.Generator) -> Iterator[
         yield _Case(facts, lambda logits=logits, wanted=wanted: sample(logits, wanted), logits.nbytes, logits.numel())
 
 
-def _mxfp4(features: int, width: int, generator: torch.Generator) -> Mxfp4Weight:
+def random_mxfp4(features: int, width: int, generator: torch.Generator) -> Mxfp4Weight:
+    """Return a packed weight [features, width] of random codes."""
     shape = features, width // BLOCK_VALUES
     blocks = torch.randint(0, 256, (*shape, BLOCK_BYTES), dtype=torch.uint8, generator=generator)
     scales = torch.full(shape, _MIDDLE_SCALE, dtype=torch.uint8)
     return Mxfp4Weight.of(Mxfp4Tensor(blocks, scales))
 
 
-def _in_turn(calls: list[Callable[[], object]]) -> Callable[[], object]:
+def in_turn(calls: Sequence[Callable[[], Result]]) -> Callable[[], Result]:
     """Return a call that makes the next of `calls` each time."""
     place = [0]
 
-    def call() -> object:
+    def call() -> Result:
         place[0] = (place[0] + 1) % len(calls)
         return calls[place[0]]()
 

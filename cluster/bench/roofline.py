@@ -4,12 +4,14 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from model.kernels.native_library import native_library
 from model.kernels.threads import num_threads, use_threads
 
+Result = TypeVar("Result")
 READ_BYTES = 1 << 30
 """Beyond every cache."""
 MATMUL_SIZES = (512, 2880, 2880)
@@ -39,11 +41,11 @@ def measure_roofline(read_bytes: int = READ_BYTES) -> Roofline:
             ways[name] = lambda ahead=ahead: library.call(
                 "em_read", data, data.nbytes, ahead, total, threads=num_threads()
             )
-    times_s = {name: _with_torch_threads(lambda way=way: median_s(way)) for name, way in ways.items()}
+    times_s = {name: with_torch_threads(lambda way=way: median_s(way)) for name, way in ways.items()}
     best = min(times_s, key=lambda name: times_s[name])
     rows, inner, columns = MATMUL_SIZES
     left, right = torch.randn(rows, inner), torch.randn(inner, columns)
-    product_s = _with_torch_threads(lambda: median_s(lambda: left @ right))
+    product_s = with_torch_threads(lambda: median_s(lambda: left @ right))
     return Roofline(data.nbytes / times_s[best], best, 2.0 * rows * inner * columns / product_s)
 
 
@@ -63,7 +65,7 @@ def durations_s(call: Callable[[], object], num_repeats: int) -> list[float]:
     return durations
 
 
-def _with_torch_threads(measure: Callable[[], float]) -> float:
+def with_torch_threads(measure: Callable[[], Result]) -> Result:
     """Let torch have as many threads as the native kernels while its own speed is measured."""
     count = num_threads()
     torch.set_num_threads(count)
