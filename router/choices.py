@@ -16,7 +16,7 @@ from model.sampling_params import TokenLogprob
 from model.tokenizer import TextDecoder, Tokenizer
 from model.vocabulary import NUM_RANKS
 from router.errors import InvalidRequest, OutOfMemory, ServerFailure, Unavailable, tells_of_memory
-from router.harmony.deltas import CallBegun, ContentDelta, Delta, Ending, MessageEnded
+from router.harmony.deltas import CallBegun, ContentDelta, Delta, Ending, MessageBegun, MessageEnded
 from router.harmony.parse import HarmonyParser
 from router.requests import ChatUpdate, Finish, TextUpdate
 
@@ -36,7 +36,13 @@ class StopFilter:
         """(where its text starts, where it ends, positions) of what is not out yet."""
         self._num_fed = 0
         self._num_out = 0
-        self.has_matched = False
+        self.matched: str | None = None
+        """The stop string that was found."""
+
+    @property
+    def has_matched(self) -> bool:
+        """Return whether a stop string was found."""
+        return self.matched is not None
 
     def feed(self, text: str, positions: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
         """Return the text that may be shown now, and the positions of the tokens that it completes."""
@@ -44,8 +50,7 @@ class StopFilter:
             return text, positions
         self._held.append((self._num_fed, self._num_fed + len(text), positions))
         self._num_fed += len(text)
-        shown, stop = self._matcher.push(text)
-        self.has_matched = stop is not None
+        shown, self.matched = self._matcher.push(text)
         return shown, self._released(len(shown))
 
     def flush(self) -> tuple[str, tuple[int, ...]]:
@@ -122,10 +127,14 @@ def _stops_at_text(event: TokenEvent) -> bool:
 class ChatChoice(Choice[ChatUpdate]):
     """A choice of a chat: tokens through the harmony parser."""
 
-    def __init__(self, choice: int, parser: HarmonyParser, stops: Sequence[str]) -> None:
+    def __init__(
+        self, choice: int, parser: HarmonyParser, stops: Sequence[str], has_parallel_calls: bool = True
+    ) -> None:
+        """End at a stop string; without `has_parallel_calls`, also behind the first call."""
         super().__init__(choice)
         self._parser = parser
         self._filter = StopFilter(stops)
+        self._has_parallel_calls = has_parallel_calls
         self._has_calls = False
 
     @property
@@ -151,9 +160,8 @@ class ChatChoice(Choice[ChatUpdate]):
         if not out and self.finish is None:
             return None
         positions = [at for delta in out if isinstance(delta, ContentDelta) for at in delta.positions]
-        return ChatUpdate(
-            self.choice, tuple(out), self._take_logprobs(positions) if self._logprobs else (), self.finish
-        )
+        logprobs = self._take_logprobs(positions) if self._logprobs else ()
+        return ChatUpdate(self.choice, tuple(out), logprobs, self.finish, self._filter.matched)
 
     def _reason(self, reason: FinishReason) -> Finish:
         if reason is FinishReason.LENGTH:
@@ -161,8 +169,11 @@ class ChatChoice(Choice[ChatUpdate]):
         return Finish.TOOL_CALLS if self._has_calls else Finish.STOP
 
     def _take(self, deltas: list[Delta], out: list[Delta]) -> None:
-        """Pass deltas on, content through the stop filter; ends the choice at a stop string."""
+        """Pass deltas on, content through the stop filter; ends the choice at a stop string or behind the only call."""
         for delta in deltas:
+            if self._is_one_call_too_many(delta):
+                self.finish = Finish.TOOL_CALLS
+                return
             if isinstance(delta, ContentDelta):
                 text, positions = self._filter.feed(delta.text, delta.positions)
                 if text or positions:
@@ -178,6 +189,10 @@ class ChatChoice(Choice[ChatUpdate]):
                     out.append(ContentDelta(delta.message, text, positions))
             self._has_calls = self._has_calls or isinstance(delta, CallBegun)
             out.append(delta)
+
+    def _is_one_call_too_many(self, delta: Delta) -> bool:
+        """Return whether a message begins behind the only call that may be made."""
+        return self._has_calls and not self._has_parallel_calls and isinstance(delta, MessageBegun)
 
 
 class TextChoice(Choice[TextUpdate]):

@@ -83,6 +83,8 @@ class ChatRequest:
     """What was understood otherwise than it was said; the client is told."""
     timeout_s: float | None = None
     """The client's own deadline."""
+    has_parallel_calls: bool = True
+    """False: the turn ends with its first call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class ChatUpdate:
     logprobs: tuple[TokenLogprob, ...] = ()
     """Of the tokens whose text the content deltas carry."""
     finish: Finish | None = None
+    stop: str | None = None
+    """The stop string that ended the choice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,9 @@ def to_chat_request(body: ChatBody, limits: LimitsSection, timeout_s: float | No
     if body.store:
         notes.append("store: chat completions are not stored")
     options = to_options(body, limits, _max_tokens(body), _num_logprobs(body))
-    return ChatRequest(conversation, options, body.model, tuple(notes), timeout_s)
+    return ChatRequest(
+        conversation, options, body.model, tuple(notes), timeout_s, has_parallel_calls=body.parallel_tool_calls is not False
+    )
 
 
 def ignored_tools(body: ChatBody) -> list[str]:

@@ -91,7 +91,7 @@ class ChatBody(StructuredBody):
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
-    parallel_tool_calls: bool | None = Field(default=None, description="Accepted; the model makes one call at a time")
+    parallel_tool_calls: bool | None = Field(default=None, description="False: the turn ends with its first call")
     reasoning_effort: EffortName | None = None
     reasoning: ReasoningOptions | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = None

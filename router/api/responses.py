@@ -11,7 +11,7 @@ from router.api.openapi import describe
 from router.api.replies import json_reply, nobody, request_headers, while_connected
 from router.api.responses_answers import DeletedAnswer, Item, ItemListAnswer, ResponseAnswer
 from router.api.responses_job import ResponseJob, Sent
-from router.api.responses_request import ignored_in
+from router.api.responses_request import WORDING, ignored_in
 from router.api.responses_service import Responses
 from router.api.responses_types import ResponseBody
 from router.api.sse import EventStream, told
@@ -131,7 +131,8 @@ async def _whole(request: Request, job: ResponseJob, headers: dict[str, str]) ->
 async def _stream(request: Request, job: ResponseJob, headers: dict[str, str], http: HttpSection) -> Response:
     """Return a stream; an error before the first token is still a status."""
     try:
-        is_there = await while_connected(request, job.generation.begin(http.keep_alive_s))
+        with WORDING.spoken():
+            is_there = await while_connected(request, job.generation.begin(http.keep_alive_s))
     except BaseException:
         await job.generation.aclose()
         raise

@@ -53,12 +53,6 @@ class ResponseWriter:
         self._open: Item | None = None
         self._texts: list[str] = []
         self._kind = MessageKind.ANSWER
-        self._num_calls_done = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Return whether what follows is not wanted: a call was made where only one may be."""
-        return self._num_calls_done > 0 and not self.response["parallel_tool_calls"]
 
     def begin(self) -> Iterator[Event]:
         """Yield what a response opens with; one that is queued stays so until its first update."""
@@ -74,8 +68,6 @@ class ResponseWriter:
         logprobs = iter(update.logprobs)
         for delta in update.deltas:
             yield from self._take(delta, logprobs)
-            if self.is_over:
-                return
 
     def end(self, usage: Usage) -> Event:
         """Return the last event of a response whose turn is over."""
@@ -155,7 +147,6 @@ class ResponseWriter:
         self._fill("incomplete" if is_cut else "completed")
         text = "".join(self._texts)
         if item["type"] == "function_call":
-            self._num_calls_done += 1
             name = item.get("name", "")
             yield self._event("function_call_arguments.done", item_id=item["id"], name=name, arguments=text)
         elif item["type"] == "reasoning":

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from router.api.responses_answers import RUNNING
 from router.api.responses_events import Event, ResponseWriter
+from router.api.responses_request import WORDING
 from router.api.sse import told
 from router.errors import RequestError, Unavailable
 from router.generation import Generation
@@ -74,12 +75,11 @@ class ResponseJob:
         for event in self.writer.begin():
             yield event
         try:
-            async with self.generation:
-                async for update in self.generation:
-                    for event in self.writer.on(update):
-                        yield event
-                    if self.writer.is_over:
-                        break
+            with WORDING.spoken():
+                async with self.generation:
+                    async for update in self.generation:
+                        for event in self.writer.on(update):
+                            yield event
         except Exception as error:  # noqa: BLE001 - it is told in the last event
             yield self.writer.fail(told(error), self.generation.usage)
             return

@@ -4,9 +4,7 @@ The body is put into chat's words, so that both families mean the same by the sa
 put back into the words of this one.
 """
 
-import re
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -31,6 +29,7 @@ from router.api.responses_types import (
     ToolChoiceObject,
 )
 from router.api.structured_types import JsonSchemaFormat, ResponseFormatBody
+from router.api.wording import Wording
 from router.config import LimitsSection
 from router.errors import InvalidRequest
 from router.requests import ChatRequest
@@ -38,10 +37,10 @@ from router.requests import ChatRequest
 _SERVED_TOOLS = ("function", "custom")
 """Custom ones are refused: a client that offers them counts on them."""
 _PASSED_OVER = "passed_over"
-_RENAMED = (
-    (re.compile(r"tools\[(\d+)\]\.function\b"), r"tools[\1]"),
-    (re.compile(r"\bresponse_format(?:\.json_schema)?\b"), "text.format"),
-    (re.compile(r"\breasoning_effort\b"), "reasoning.effort"),
+WORDING = Wording(
+    (r"tools\[(\d+)\]\.function\b", r"tools[\1]"),
+    (r"\bresponse_format(?:\.json_schema)?\b", "text.format"),
+    (r"\breasoning_effort\b", "reasoning.effort"),
 )
 
 
@@ -51,9 +50,9 @@ def to_request(body: ResponseBody, limits: LimitsSection) -> ChatRequest:
     notes: list[str] = []
     if body.reasoning is not None and (body.reasoning.summary or body.reasoning.generate_summary):
         notes.append("reasoning.summary: the raw reasoning is given as content, no summary is made")
-    with in_our_words():
+    with WORDING.spoken():
         request = to_chat_request(_chat_body(body), limits)
-    return replace(request, notes=(*(_renamed(note) for note in request.notes), *notes))
+    return replace(request, notes=(*(WORDING.of(note) for note in request.notes), *notes))
 
 
 def ignored_in(body: ResponseBody) -> list[str]:
@@ -82,22 +81,6 @@ def offered_functions(body: ResponseBody) -> list[dict[str, Any]]:
         for tool in _allowed(body)
         if tool.type == "function"
     ]
-
-
-@contextmanager
-def in_our_words() -> Generator[None]:
-    """Let what chat's rules refuse name the fields of this family."""
-    try:
-        yield
-    except InvalidRequest as error:
-        param = None if error.param is None else _renamed(error.param)
-        raise InvalidRequest(_renamed(error.message), param, error.code) from error
-
-
-def _renamed(text: str) -> str:
-    for pattern, name in _RENAMED:
-        text = pattern.sub(name, text)
-    return text
 
 
 def _check(body: ResponseBody) -> None:

@@ -17,7 +17,7 @@ from router.api.responses_context import Context, ContextReader, fitted
 from router.api.responses_events import ResponseWriter, failure_answer
 from router.api.responses_job import LiveResponse, ResponseJob, Sent
 from router.api.responses_object import new_response, told_again
-from router.api.responses_request import has_logprobs, in_our_words, to_request
+from router.api.responses_request import WORDING, has_logprobs, to_request
 from router.api.responses_types import ENCRYPTED_REASONING, ResponseBody
 from router.errors import InvalidRequest, NotFound, Unavailable
 from router.service import InferenceService
@@ -65,7 +65,7 @@ class Responses:
         if body.truncation == "auto":
             conversation = await fitted(self.service, conversation, body.max_output_tokens)
         request = replace(request, conversation=conversation)
-        with in_our_words():
+        with WORDING.spoken():
             generation = await self.service.chat(request)
         response = new_response(body, request, generation.started, f"resp_{stem}")
         writer = ResponseWriter(

@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +95,28 @@ def test_what_cannot_be_served_is_named(client: AsgiClient, param: str, body: di
     assert error["param"] == param
     assert error["type"] == "invalid_request_error"
     assert param.partition("[")[0].split(".")[0] in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("engine_says", "param"),
+    [
+        ("response_format.json_schema.schema.properties.a.pattern: no regex", "text.format.schema.properties.a.pattern"),
+        ("tools[1].function.parameters.properties.b: no schema", "tools[1].parameters.properties.b"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["whole", "stream"])
+def test_what_the_engine_refuses_is_named_in_the_words_of_responses(
+    tmp_path: Path, engine_says: str, param: str, mode: str
+) -> None:
+    """A grammar is compiled when the engine takes the request, and refused then."""
+    store = {"url": f"sqlite:///{tmp_path}/responses.sqlite"}
+    client = AsgiClient(HandBackend(refusal=engine_says), store=store)
+    body: dict[str, Any] = {"input": "Hi", "text": {"format": SCHEMA}} | {mode: True}
+    response = client.request("POST", "/v1/responses", json={key: body[key] for key in body if key != "whole"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert response.json()["error"]["message"].startswith(f"{param}: ")
+    assert response.json()["error"]["code"] == "invalid_grammar"
 
 
 def test_an_unknown_model_is_404(client: AsgiClient) -> None:

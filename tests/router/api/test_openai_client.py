@@ -331,3 +331,14 @@ def test_a_late_error_comes_inside_of_the_stream(server: HandServer, client: Ope
     assert first == "One"
     assert caught.value.code == "unavailable"
     assert "10.1.2.3" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fold", [folded, whole])
+def test_without_parallel_calls_the_turn_ends_with_the_first(server: HandServer, client: OpenAI, fold: Any) -> None:
+    say(server, TURNS["two calls"])
+    request = {"model": "hand", "messages": HI, "tools": TOOLS}
+
+    assert len(fold(client, **request)["message"]["tool_calls"]) == 2
+    only = fold(client, **request, parallel_tool_calls=False)
+    assert len(only["message"]["tool_calls"]) == 1
+    assert only["finish_reason"] == "tool_calls"

@@ -121,3 +121,13 @@ def test_a_background_response_fails_truthfully(server: HandServer, client: Open
     assert failed.error.code == "server_error"
     assert "inside" not in failed.error.message
     assert failed.output_text.startswith("word")
+
+
+def test_what_the_engine_refuses_is_named_in_the_words_of_responses(server: HandServer, client: OpenAI) -> None:
+    say(server, [], refusal="response_format.json_schema.schema.properties.a.pattern: no regex")
+    made = client.responses.create(model="hand", input="Hi", background=True)
+
+    assert wait_until(lambda: client.responses.retrieve(made.id).status == "failed")
+    error = client.responses.retrieve(made.id).error
+    assert error is not None
+    assert error.message == "text.format.schema.properties.a.pattern: no regex."

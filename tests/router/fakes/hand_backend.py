@@ -7,6 +7,7 @@ A script maps to each sequence the ids that it gives, one event an id, as the en
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
 from model.sampling_params import TokenLogprob
@@ -32,6 +33,8 @@ class HandBackend:
     error: Exception | None = None
     fails_after: int = 0
     """With `error`: events given before it is raised."""
+    refusal: str | None = None
+    """What the engine says of a grammar that it cannot follow, known only when that was compiled."""
     delay_s: float = 0.0
     """Before each event."""
     tokens_per_event: int = 1
@@ -77,6 +80,9 @@ class HandBackend:
 
     def _events(self, request: SequenceRequest) -> list[TokenEvent]:
         params = request.params
+        if self.refusal is not None:
+            why: dict[str, Any] = {"finish_reason": FinishReason.REFUSED, "error": self.refusal}
+            return [TokenEvent(request.sequence_id, request.attempt, 0, (), **why)]
         ids = list(self.script.get(params.choice, self.default))
         stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(EOS_IDS))
         end = next((place + 1 for place, token_id in enumerate(ids) if token_id in stops), len(ids))
