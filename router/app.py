@@ -15,9 +15,12 @@ from router.api.chat import chat_routes
 from router.api.chat_types import ChatBody
 from router.api.completion_types import CompletionBody
 from router.api.completions import completion_routes
+from router.api.error_bodies import error_body
 from router.api.gate import Gate
 from router.api.health import health_routes
 from router.api.models import model_routes
+from router.api.ollama import ollama_model_routes, ollama_routes
+from router.api.ollama_types import OllamaChatBody, OllamaGenerateBody, OllamaShowBody
 from router.api.openapi import TITLE, install_openapi
 from router.api.replies import json_reply
 from router.api.responses import response_routes
@@ -30,7 +33,16 @@ from router.errors import InvalidRequest, MethodNotAllowed, NotFound, RequestErr
 from router.service import InferenceService
 from router.store import ResponseStore
 
-_BODIES = (ChatBody, CompletionBody, ResponseBody, TokenizeBody, DetokenizeBody)
+_BODIES = (
+    ChatBody,
+    CompletionBody,
+    ResponseBody,
+    OllamaChatBody,
+    OllamaGenerateBody,
+    OllamaShowBody,
+    TokenizeBody,
+    DetokenizeBody,
+)
 
 
 def create_app(
@@ -57,6 +69,8 @@ def create_app(
         chat_routes(service, config.edge.http),
         completion_routes(service, config.edge.http),
         response_routes(responses, keys, config.edge.http),
+        ollama_routes(service, config.edge.http),
+        ollama_model_routes(service),
         model_routes(service),
         tokenize_routes(service),
         health_routes(service),
@@ -95,13 +109,14 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         answer = NotFound(f"There is no {request.url.path[:200]} here.")
     else:
         answer = InvalidRequest(str(error.detail))
-    return json_reply(answer.body(), {**answer.headers(), **(error.headers or {})}, answer.status)
+    headers = {**answer.headers(), **(error.headers or {})}
+    return json_reply(error_body(request.url.path, answer), headers, answer.status)
 
 
-async def _query_error(_: Request, error: Exception) -> Response:
+async def _query_error(request: Request, error: Exception) -> Response:
     """Answer a query parameter that the framework refuses; bodies are read by ourselves."""
     assert isinstance(error, RequestValidationError), f"registered for RequestValidationError, got {error!r}"
     problem = error.errors()[0]
     name = str(problem["loc"][-1])
     answer = InvalidRequest(f"{name}: {problem['msg']} (value: {str(problem['input'])[:120]!r})", name, "invalid_value")
-    return json_reply(answer.body(), answer.headers(), answer.status)
+    return json_reply(error_body(request.url.path, answer), answer.headers(), answer.status)

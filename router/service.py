@@ -101,9 +101,7 @@ class InferenceService:
             prompt = await self.render(request.conversation)
             tools, token_bytes = request.conversation.callable_tools, self.tokenizer.token_bytes
             choices = [
-                ChatChoice(
-                    choice, HarmonyParser(token_bytes, tools), request.options.stop, request.has_parallel_calls
-                )
+                ChatChoice(choice, HarmonyParser(token_bytes, tools), request.options.stop, request.has_parallel_calls)
                 for choice in range(request.options.num_choices)
             ]
             # Stop strings end what the client sees, not reasoning or headers: the engine is not told of them.

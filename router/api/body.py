@@ -44,7 +44,24 @@ def parse_body(raw: bytes, kind: type[B]) -> B:
     try:
         body = kind.model_validate_json(raw)
     except ValidationError as error:
-        raise _refusal(error, raw) from error
+        problems = _problems(error)
+        if problems[0]["type"] == "json_invalid":
+            message = f"The body is not JSON that can be read: {problems[0]['msg']}"
+            raise InvalidRequest(message, code="invalid_json") from error
+        raise _refusal(problems, json.loads(raw)) from error
+    return _supported(body)
+
+
+def checked_body(document: Mapping[str, Any], kind: type[B]) -> B:
+    """Return what another family's body was put into as a `kind`; raises InvalidRequest naming field and value."""
+    try:
+        body = kind.model_validate(document)
+    except ValidationError as error:
+        raise _refusal(_problems(error), document) from error
+    return _supported(body)
+
+
+def _supported(body: B) -> B:
     for name, advice in body.unsupported.items():
         if (body.model_extra or {}).get(name) is not None:
             raise InvalidRequest(f"{name} is not supported. {advice}".rstrip(), name, "unsupported_parameter")
@@ -71,11 +88,11 @@ def _unread_below(value: Any, path: str) -> Iterator[str]:
             yield from _unread_below(one, f"{path}[{place}]")
 
 
-def _refusal(error: ValidationError, raw: bytes) -> InvalidRequest:
-    problems = error.errors(include_url=False, include_context=False)
-    if problems[0]["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not JSON that can be read: {problems[0]['msg']}", code="invalid_json")
-    document: Any = json.loads(raw)
+def _problems(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_context=False)
+
+
+def _refusal(problems: list[ErrorDetails], document: Any) -> InvalidRequest:
     # Where a value may be of several kinds, each kind complains. What was meant is the one that got furthest, and of
     # those the one that liked the type.
     found = [(_path(problem, document), problem) for problem in problems]

@@ -25,7 +25,7 @@ def chat_routes(service: InferenceService, http: HttpSection) -> APIRouter:
     async def chat_completions(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
         body = await read_body(request, ChatBody)
         generation = await service.chat(to_chat_request(body, service.limits))
-        headers = request_headers(generation.started, [*ignored_fields(body), *ignored_tools(body)])
+        headers = request_headers(generation.started, [*ignored_fields(body), *ignored_tools(body.tools)])
         shows_reasoning = not (body.reasoning is not None and body.reasoning.exclude)
         reply = ChatReply(generation.started, service.tokenizer, shows_reasoning, bool(body.logprobs))
         if not body.stream:

@@ -55,15 +55,14 @@ def to_chat_request(body: ChatBody, limits: LimitsSection, timeout_s: float | No
     if body.store:
         notes.append("store: chat completions are not stored")
     options = to_options(body, limits, _max_tokens(body), _num_logprobs(body))
-    return ChatRequest(
-        conversation, options, body.model, tuple(notes), timeout_s, has_parallel_calls=body.parallel_tool_calls is not False
-    )
+    has_parallel_calls = body.parallel_tool_calls is not False
+    return ChatRequest(conversation, options, body.model, tuple(notes), timeout_s, has_parallel_calls)
 
 
-def ignored_tools(body: ChatBody) -> list[str]:
+def ignored_tools(tools: Sequence[Tool] | None) -> list[str]:
     """Return the tools of types that are passed over, as `tools[0]`."""
     known = ("function", *_PYTHON_TYPES)
-    return [f"tools[{place}]" for place, tool in enumerate(body.tools or ()) if tool.type not in known]
+    return [f"tools[{place}]" for place, tool in enumerate(tools or ()) if tool.type not in known]
 
 
 def _check_counts(body: ChatBody, limits: LimitsSection) -> None:

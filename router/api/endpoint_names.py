@@ -6,7 +6,7 @@ _BY_PATH = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }
-_BY_PREFIX = {"/v1/responses": "responses", "/v1/models": "models"}
+_BY_PREFIX = {"/v1/responses": "responses", "/v1/models": "models", "/v1/messages": "messages", "/api": "ollama"}
 _BY_METHOD = {
     "Chat": "chat",
     "Generate": "completion",

@@ -1,8 +1,8 @@
 """The gate every HTTP request passes first: request id, size of headers and body, keys, strangers' web pages.
 
 Plain ASGI, so that streams pass untouched. Whatever it refuses is refused before a body is read. On the way back it is
-where errors of any kind become OpenAI's error body. Here each request is counted, HEAD is answered as GET without the
-body, and a client that leaves in the middle of its body is nobody's fault.
+where errors of any kind become an error body, in the words of the path's family. Here each request is counted, HEAD is
+answered as GET without the body, and a client that leaves in the middle of its body is nobody's fault.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from router.api.endpoint_names import endpoint_of_path
+from router.api.error_bodies import error_body
 from router.api.health import IS_TRUSTED, PUBLIC_PATHS
 from router.auth import KeyRing, is_loopback, note_client
 from router.config import HttpSection
@@ -34,6 +35,7 @@ from router.errors import (
 from router.request_meter import CLIENT_LEFT_STATUS, RequestMeter, measured
 
 REQUEST_ID = b"x-request-id"
+API_KEY = b"x-api-key"
 _log = logging.getLogger(__name__)
 _GIVEN_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
@@ -64,7 +66,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        headers = _with_bearer(scope["headers"])
+        scope = {**scope, "headers": headers}
         given = dict(headers).get(REQUEST_ID, b"").decode("latin-1")
         request_id = (given if _GIVEN_ID.fullmatch(given) else uuid.uuid4().hex).encode()
         is_head = scope["method"] == "HEAD"
@@ -89,7 +92,7 @@ class Gate:
             told = answer_to(error)
             if told.status == 500:
                 _log.error("request %s failed", request_id.decode(), exc_info=error)
-            await _refuse(told, answer.send)
+            await _refuse(told, scope["path"], answer.send)
 
     def _check(self, path: str, headers: list[tuple[bytes, bytes]]) -> bool:
         """Return whether the client may see everything; False only where nobody needs a key. Raises RequestError."""
@@ -135,6 +138,14 @@ class _Answer:
         elif not self.has_body:
             message = {**message, "body": b""}
         await self.inner(message)
+
+
+def _with_bearer(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return headers in which a key that came as Anthropic's clients send it stands where all others send theirs."""
+    given = dict(headers)
+    if b"authorization" in given or API_KEY not in given:
+        return headers
+    return [*headers, (b"authorization", b"Bearer " + given[API_KEY])]
 
 
 def _refuse_web_pages(headers: dict[str, str]) -> None:
@@ -185,8 +196,8 @@ def _too_large(max_body_bytes: int) -> RequestTooLarge:
     return RequestTooLarge(f"The body is larger than {max_body_bytes} bytes, the most that is read.")
 
 
-async def _refuse(error: RequestError, send: Send) -> None:
-    body = json.dumps(error.body()).encode()
+async def _refuse(error: RequestError, path: str, send: Send) -> None:
+    body = json.dumps(error_body(path, error)).encode()
     headers = [(name.encode(), value.encode()) for name, value in error.headers().items()]
     headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})

@@ -8,6 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from router.api.body import Body
+from router.api.sse import EventStream
 from router.errors import ErrorBody
 
 TITLE = "Expertmesh"
@@ -16,7 +17,9 @@ _REFERENCE = "#/components/schemas/{model}"
 _ERRORS: Mapping[int, str] = {
     400: "The request cannot be served as it is",
     401: "No API key, or none that is known",
+    403: "Without API keys only loopback is served",
     404: "No such model",
+    408: "The body did not come in time",
     413: "The body is too large",
     429: "Every place is taken; try again",
     431: "The headers are too large",
@@ -26,11 +29,18 @@ _ERRORS: Mapping[int, str] = {
 }
 
 
-def describe(summary: str, body: type[Body] | None, answer: Any, is_streaming: bool = False) -> dict[str, Any]:
-    """Return the arguments of a route's decorator; `answer` is the type of a whole answer."""
-    content: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}} if is_streaming else {}
+def describe(
+    summary: str,
+    body: type[Body] | None,
+    answer: Any,
+    is_streaming: bool = False,
+    error: Any = ErrorBody,
+    stream: type[EventStream] = EventStream,
+) -> dict[str, Any]:
+    """Return the arguments of a route's decorator; `answer` is the type of a whole answer, `error` that of an error."""
+    content: dict[str, Any] = {stream.media_type: {"schema": {"type": "string"}}} if is_streaming else {}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done", "model": answer, "content": content}}
-    responses |= {status: {"description": text, "model": ErrorBody} for status, text in _ERRORS.items()}
+    responses |= {status: {"description": text, "model": error} for status, text in _ERRORS.items()}
     extra: dict[str, Any] = {}
     if body is not None:
         schema = {"$ref": _REFERENCE.format(model=body.__name__)}

@@ -68,8 +68,9 @@ async def stream_reply(
     events: AsyncIterator[Mapping[str, Any]],
     headers: Mapping[str, str],
     http: HttpSection,
+    kind: type[EventStream] = EventStream,
 ) -> Response:
-    """Return a stream of `events`, which are made from the generation's updates.
+    """Return a stream of `events`, which are made from the generation's updates and look as `kind` has them.
 
     The first update is waited for, for a while: an error until then is still a status.
     """
@@ -81,7 +82,7 @@ async def stream_reply(
     if not is_there:
         await generation.aclose()
         return nobody()
-    return EventStream(events, generation, headers, http.keep_alive_s, http.stalled_client_s)
+    return kind(events, generation, headers, http.keep_alive_s, http.stalled_client_s)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, bool]) -> bool:

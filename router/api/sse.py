@@ -33,10 +33,13 @@ class Closable(Protocol):
 class EventStream(StreamingResponse):
     """A response that sends events; `source` is closed at the end, whatever ends it.
 
-    A family whose events look otherwise says so in `encode`, `encode_failure` and `ending`.
+    A family whose events look otherwise says so in `encode`, `encode_failure`, `ending` and `keep_alive`.
     """
 
     ending = DONE
+    keep_alive = KEEP_ALIVE
+    """What is sent while nothing comes; empty: nothing."""
+    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class EventStream(StreamingResponse):
         """Send `events`, a comment after `keep_alive_s` of silence; a client that takes longer than `stalled_client_s`
         to read a piece is given up.
         """
-        super().__init__((), headers={**headers, "cache-control": "no-store"}, media_type="text/event-stream")
+        super().__init__((), headers={**headers, "cache-control": "no-store"})
         self._events = events
         self._source = source
         self._keep_alive_s = keep_alive_s
@@ -104,9 +107,9 @@ class EventStream(StreamingResponse):
                 if now_s - self._send_began_s >= self._stalled_client_s:
                     _log.info("a client stopped reading its stream, which was ended")
                     return
-            elif self._last_sent_s and now_s - self._last_sent_s >= self._keep_alive_s:
+            elif self.keep_alive and self._last_sent_s and now_s - self._last_sent_s >= self._keep_alive_s:
                 async with asyncio.timeout(self._stalled_client_s):
-                    await self._send(send, {"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+                    await self._send(send, {"type": "http.response.body", "body": self.keep_alive, "more_body": True})
 
     async def _send(self, send: Send, message: Message) -> None:
         self._send_began_s = time.monotonic()
@@ -125,7 +128,12 @@ def told(error: Exception) -> RequestError:
 
 def encode_event(event: Mapping[str, Any]) -> bytes:
     """Return one event's bytes."""
-    return b"data: " + _JSON.encode(event).encode() + b"\n\n"
+    return b"data: " + encode_json(event) + b"\n\n"
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Return an object as one line of JSON."""
+    return _JSON.encode(value).encode()
 
 
 async def wait_until_gone(receive: Receive) -> None:
