@@ -18,6 +18,8 @@ from router.api.completions import completion_routes
 from router.api.error_bodies import error_body
 from router.api.gate import Gate
 from router.api.health import health_routes
+from router.api.messages import message_routes
+from router.api.messages_types import CountTokensBody, MessagesBody
 from router.api.models import model_routes
 from router.api.ollama import ollama_model_routes, ollama_routes
 from router.api.ollama_types import OllamaChatBody, OllamaGenerateBody, OllamaShowBody
@@ -37,6 +39,8 @@ _BODIES = (
     ChatBody,
     CompletionBody,
     ResponseBody,
+    MessagesBody,
+    CountTokensBody,
     OllamaChatBody,
     OllamaGenerateBody,
     OllamaShowBody,
@@ -69,6 +73,7 @@ def create_app(
         chat_routes(service, config.edge.http),
         completion_routes(service, config.edge.http),
         response_routes(responses, keys, config.edge.http),
+        message_routes(service, config.edge.http),
         ollama_routes(service, config.edge.http),
         ollama_model_routes(service),
         model_routes(service),

@@ -1,6 +1,7 @@
 """Ollama's API: its shapes, its words in refusals, and that it asks and answers what chat does."""
 
 import json
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,9 +19,17 @@ NOTES = "x-expertmesh-notes"
 PASSING = {"created_at", "total_duration", "prompt_eval_duration", "eval_duration"}
 
 
-def client_of(ids: list[int], **fields: Any) -> tuple[AsgiClient, HandBackend]:
-    backend = HandBackend(ids, **fields)
+@cache
+def shared() -> tuple[AsgiClient, HandBackend]:
+    backend = HandBackend()
     return AsgiClient(backend), backend
+
+
+def client_of(ids: list[int], **fields: Any) -> tuple[AsgiClient, HandBackend]:
+    """Return the module's client, whose backend now gives `ids` and has been asked nothing."""
+    client, backend = shared()
+    backend.__dict__.update(HandBackend(ids, **fields).__dict__)
+    return client, backend
 
 
 def chat(client: AsgiClient, **body: Any) -> Any:
@@ -252,7 +261,7 @@ def test_errors_have_ollamas_shape_wherever_they_come_from() -> None:
 
 
 def test_requests_are_counted() -> None:
-    client, _ = client_of(answer("A"))
+    client = AsgiClient(HandBackend(answer("A")))
     chat(client)
     chat(client, format="xml")
     metrics = set(client.request("GET", "/metrics").text.splitlines())
