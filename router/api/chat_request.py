@@ -32,6 +32,7 @@ _EFFORTS = {
     "medium": Effort.MEDIUM,
     "high": Effort.HIGH,
     "xhigh": Effort.HIGH,
+    "max": Effort.HIGH,
 }
 _PYTHON_TYPES = ("python", "code_interpreter")
 

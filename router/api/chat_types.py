@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from router.api.body import Part
 from router.api.structured_types import StructuredBody
 
-EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+EffortName = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 
 
 class ContentPart(Part):
@@ -99,12 +99,13 @@ class ChatBody(StructuredBody):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=2**31)] | None = None
     stream_options: StreamOptions | None = None
-    modalities: list[Literal["text"]] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    verbosity: Literal["medium"] | None = None
+    modalities: list[Literal["text"]] | None = Field(default=None, description="Accepted; it is always text")
+    service_tier: Literal["auto", "default"] | None = Field(default=None, description="Accepted; there is one tier")
+    verbosity: Literal["medium"] | None = Field(default=None, description="Accepted; the model was trained for one")
     metadata: dict[str, Any] | None = Field(default=None, description="Accepted; nothing depends on it")
     store: bool | None = Field(default=None, description="Accepted; chat completions are not stored")
     prompt_cache_key: str | None = Field(default=None, description="Accepted; nothing depends on it")
+    prompt_cache_retention: Literal["in_memory"] | None = Field(default=None, description="Accepted; it is always so")
     safety_identifier: str | None = Field(default=None, description="Accepted; nothing depends on it")
 
     unsupported: ClassVar[Mapping[str, str]] = {
@@ -114,7 +115,9 @@ class ChatBody(StructuredBody):
         "chat_template_kwargs": "Use reasoning_effort and tools.",
         "function_call": "Use tool_choice.",
         "functions": "Use tools.",
+        "moderation": "",
         "prediction": "",
+        "prompt_cache_options": "Computed beginnings are found again by themselves.",
         "prompt_logprobs": "",
         "use_beam_search": "",
         "web_search_options": "",

@@ -211,7 +211,7 @@ def _effort(body: CountTokensBody, notes: list[str]) -> str | None:
         notes.append("thinking: disabled is served as low effort without showing it; the model always reasons")
     named = body.output_config.effort if body.output_config is not None else None
     if named is not None:
-        return "xhigh" if named == "max" else named
+        return named
     if thinking is None or thinking.type == "adaptive":
         return None
     if thinking.type == "disabled":

@@ -131,7 +131,7 @@ class ResponseBody(SamplingBody):
     )
     store: bool | None = Field(default=None, description="True if absent")
     background: bool | None = Field(default=None, description="Answer at once, and run on without the client")
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | None = Field(default=None, description="Accepted; nothing is obfuscated")
     metadata: (
         Annotated[
             dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -139,9 +139,9 @@ class ResponseBody(SamplingBody):
         ]
         | None
     ) = None
-    service_tier: Literal["auto", "default"] | None = None
+    service_tier: Literal["auto", "default"] | None = Field(default=None, description="Accepted; there is one tier")
     prompt_cache_key: str | None = Field(default=None, description="Accepted; nothing depends on it")
-    prompt_cache_retention: Literal["in_memory"] | None = None
+    prompt_cache_retention: Literal["in_memory"] | None = Field(default=None, description="Accepted; it is always so")
     safety_identifier: str | None = Field(default=None, description="Accepted; nothing depends on it")
 
     unsupported: ClassVar[Mapping[str, str]] = {
@@ -159,7 +159,7 @@ class ResponseBody(SamplingBody):
         "messages": "Use input.",
         "moderation": "",
         "prompt": "Use instructions and input.",
-        "prompt_cache_options": "",
+        "prompt_cache_options": "Computed beginnings are found again by themselves.",
         "reasoning_effort": "Use reasoning.effort.",
         "response_format": "Use text.format.",
     }

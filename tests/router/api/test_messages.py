@@ -166,7 +166,7 @@ def test_a_failed_tool_is_told_as_such_and_text_stays_text() -> None:
         ({"thinking": {"type": "enabled", "budget_tokens": 32_000}}, "high", "32000 is served as high"),
         ({"thinking": {"type": "disabled"}}, "low", "always reasons"),
         ({"output_config": {"effort": "high"}}, "high", ""),
-        ({"output_config": {"effort": "max"}}, "high", "output_config.effort: xhigh is served as high"),
+        ({"output_config": {"effort": "max"}}, "high", "output_config.effort: max is served as high"),
     ],
 )
 def test_thinking_is_effort(fields: dict[str, Any], effort: str, said: str) -> None:
