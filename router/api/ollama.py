@@ -54,18 +54,28 @@ def ollama_routes(service: InferenceService, http: HttpSection) -> APIRouter:
             path, **describe(summary, body, answer, is_streaming=True, error=OllamaErrorBody, stream=LineStream)
         )
 
+    async def answered(request: Request, body: OllamaBody, generation: Generation[Any], began_ns: int) -> Response:
+        is_chat = isinstance(body, OllamaChatBody)
+        reply = OllamaReply(generation.started, service.tokenizer, is_chat, shows_thinking(body), began_ns)
+        headers = request_headers(generation.started, ignored_in(body))
+        if body.stream is False:
+            return await whole_reply(request, generation, reply.fold, reply.answer, headers)
+        return await stream_reply(request, generation, reply.lines(generation), headers, http, LineStream)
+
     @post("/api/chat", "Answer a conversation, Ollama's way", OllamaChatBody, OllamaChatAnswer)
     async def chat(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        began_ns = time.monotonic_ns()
         body = await read_body(request, OllamaChatBody)
         with WORDING.spoken():
             await _check(service, body)
             if not body.messages:
                 return await _loaded(service, body, is_chat=True)
             generation = await service.chat(chat_request(body, service.limits))
-            return await _reply(request, service, body, generation, http)
+            return await answered(request, body, generation, began_ns)
 
     @post("/api/generate", "Answer or continue a prompt, Ollama's way", OllamaGenerateBody, OllamaGenerateAnswer)
     async def generate(request: Request) -> Response:  # pyright: ignore[reportUnusedFunction]
+        began_ns = time.monotonic_ns()
         body = await read_body(request, OllamaGenerateBody)
         with WORDING.spoken():
             await _check(service, body)
@@ -74,9 +84,9 @@ def ollama_routes(service: InferenceService, http: HttpSection) -> APIRouter:
             if body.raw:
                 prompt_ids = await service.encode(body.prompt or "")
                 text = await service.complete(raw_request(body, prompt_ids, service.limits))
-                return await _reply(request, service, body, text, http)
+                return await answered(request, body, text, began_ns)
             generation = await service.chat(generate_request(body, service.limits))
-            return await _reply(request, service, body, generation, http)
+            return await answered(request, body, generation, began_ns)
 
     return router
 
@@ -140,17 +150,6 @@ async def _loaded(service: InferenceService, body: OllamaBody, is_chat: bool) ->
     line: dict[str, Any] = {"message": {"role": "assistant", "content": ""}} if is_chat else {"response": ""}
     stamp = {"model": service.model.name, "created_at": rfc3339(time.time())}
     return json_reply({**stamp, **line, "done": True, "done_reason": "load"}, _headers(ignored_in(body)))
-
-
-async def _reply(
-    request: Request, service: InferenceService, body: OllamaBody, generation: Generation[Any], http: HttpSection
-) -> Response:
-    is_chat = isinstance(body, OllamaChatBody)
-    reply = OllamaReply(generation.started, service.tokenizer, is_chat, shows_thinking(body))
-    headers = request_headers(generation.started, ignored_in(body))
-    if body.stream is False:
-        return await whole_reply(request, generation, reply.fold, reply.answer, headers)
-    return await stream_reply(request, generation, reply.lines(generation), headers, http, LineStream)
 
 
 async def _model(service: InferenceService) -> OllamaModel:

@@ -37,7 +37,10 @@ class LineStream(EventStream):
 class OllamaReply:
     """The objects of one request's answer: of a chat with a `message`, of a prompt with a `response`."""
 
-    def __init__(self, started: Started, tokenizer: Tokenizer, is_chat: bool, shows_thinking: bool) -> None:
+    def __init__(
+        self, started: Started, tokenizer: Tokenizer, is_chat: bool, shows_thinking: bool, began_ns: int
+    ) -> None:
+        """Measure from `began_ns`, a time of the monotonic clock."""
         self._model = started.model
         self._id_stem = f"call_{started.request_id[:20]}"
         self._tokenizer = tokenizer
@@ -45,7 +48,7 @@ class OllamaReply:
         self._pieces = MessagePieces(started.request_id, 0, shows_thinking)
         self._calls = CallCollector()
         self._finish = Finish.STOP
-        self._began_ns = time.monotonic_ns()
+        self._began_ns = began_ns
         self._first_ns: int | None = None
         self._whole: Line = {"content": ""}
 

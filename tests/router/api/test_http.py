@@ -57,6 +57,7 @@ def test_nothing_is_named_where_everything_is_read(client: AsgiClient) -> None:
         ({"reasoning_effort": "none"}, "none is served as low"),
         ({"reasoning_effort": "minimal"}, "minimal is served as low"),
         ({"reasoning_effort": "xhigh"}, "xhigh is served as high"),
+        ({"reasoning_effort": "max"}, "max is served as high"),
         ({"store": True}, "not stored"),
     ],
 )  # fmt: skip
