@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Literal, NotRequired
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from typing_extensions import TypedDict
 
 from router.api.openapi import describe
@@ -69,7 +70,9 @@ def health_routes(service: InferenceService) -> APIRouter:
         answer = _in_full(service.model.name, readiness) if is_trusted else _summary(readiness)
         return json_reply(answer, status=200 if readiness.is_ready else 503)
 
-    @router.get("/metrics", **describe("Metrics in Prometheus' text format", None, None))
+    about_metrics = describe("Metrics in Prometheus' text format", None, None)
+
+    @router.get("/metrics", response_class=PlainTextResponse, **about_metrics)
     async def metrics() -> Response:  # pyright: ignore[reportUnusedFunction]
         return Response(await service.render_metrics(), media_type=CONTENT_TYPE)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from router.api.body import ignored_fields, read_body
 from router.api.error_bodies import OllamaErrorBody
@@ -98,9 +99,11 @@ def ollama_model_routes(service: InferenceService) -> APIRouter:
     def told(summary: str, body: Any, answer: Any) -> dict[str, Any]:
         return describe(summary, body, answer, error=OllamaErrorBody)
 
-    @router.get("/", **describe("Say that the server runs, for clients that look here first", None, None))
+    about_root = told("Say that the server runs, for clients that look here first", None, None)
+
+    @router.get("/", response_class=PlainTextResponse, **about_root)
     async def root() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Response("Expertmesh is running", media_type="text/plain")
+        return PlainTextResponse("Expertmesh is running")
 
     @router.get("/api/tags", **told("List the models, Ollama's way", None, OllamaModels))
     async def tags() -> Response:  # pyright: ignore[reportUnusedFunction]

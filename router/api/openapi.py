@@ -38,7 +38,8 @@ def describe(
     stream: type[EventStream] = EventStream,
 ) -> dict[str, Any]:
     """Return the arguments of a route's decorator; `answer` is the type of a whole answer, `error` that of an error."""
-    content: dict[str, Any] = {stream.media_type: {"schema": {"type": "string"}}} if is_streaming else {}
+    # Without a schema: some readers hold it against each event, others against all of them as one text.
+    content: dict[str, Any] = {stream.media_type: {}} if is_streaming else {}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done", "model": answer, "content": content}}
     responses |= {status: {"description": text, "model": error} for status, text in _ERRORS.items()}
     extra: dict[str, Any] = {}

@@ -38,8 +38,8 @@ def request_headers(started: Started, ignored: Iterable[str]) -> dict[str, str]:
 
 
 def header_text(text: str) -> str:
-    """Return `text` fit for a header."""
-    return _NOT_IN_HEADERS.sub("?", text)[:_MAX_HEADER_CHARS]
+    """Return `text` fit for a header, which has no space at its ends: a field may be named anything."""
+    return _NOT_IN_HEADERS.sub("?", text)[:_MAX_HEADER_CHARS].strip()
 
 
 async def whole_reply(

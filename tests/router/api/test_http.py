@@ -46,6 +46,17 @@ def test_unknown_fields_are_named_and_the_request_is_served(client: AsgiClient) 
     }  # fmt: skip
 
 
+def test_a_field_may_be_named_anything() -> None:
+    """No header may begin or end with a space: a server that sent such a one would break its connection."""
+    with running(HandBackend(answer("A"))) as server, httpx.Client(trust_env=False) as one:
+        for names in (["a", ""], ["", " "], [" ", "a "], ["x" * 1998, "b"], ["\t\n"]):
+            body = {"messages": HI, **dict.fromkeys(names, 1)}
+            response = one.post(f"{server.url}/v1/chat/completions", json=body)
+            assert response.status_code == 200
+            named = response.headers.get("x-expertmesh-ignored-fields", "")
+            assert named == named.strip()
+
+
 def test_nothing_is_named_where_everything_is_read(client: AsgiClient) -> None:
     assert "x-expertmesh-ignored-fields" not in client.chat(user="me", metadata={"a": "b"}, model="hand").headers
     assert "x-expertmesh-notes" not in client.chat(reasoning_effort="low").headers
@@ -327,6 +338,7 @@ def test_the_openapi_document_describes_every_route(client: AsgiClient) -> None:
         assert reference.rpartition("/")[2] in document["components"]["schemas"]
     references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert references <= set(document["components"]["schemas"])
+    assert "text/plain" in document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     assert "text/event-stream" in document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
 
 
