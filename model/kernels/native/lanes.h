@@ -60,7 +60,7 @@ inline Lanes zero_where_below(Lanes value, Lanes x, float bound) {
 }
 inline void store(Lanes value, float* to) { _mm256_storeu_ps(to, value); }
 // Loads it once for several uses: as an operand in memory of each, it would take twice as long.
-inline void keep(Lanes& value) { asm("" : "+x"(value)); }
+template <typename Register> inline void keep(Register& value) { asm("" : "+x"(value)); }
 #else
 struct Lanes { float at[kLanes]; };
 inline Lanes zero() { return Lanes{}; }

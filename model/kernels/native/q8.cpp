@@ -66,6 +66,13 @@ void quantize(const float* x, int64_t rows, int64_t k_size, QuantizedWords& out,
 }
 
 #if WITH_AVX2 && defined(__F16C__)
+inline __m256i plus_products(__m256i sum, __m256i codes, __m256i inputs) {
+#if WITH_AVX512
+  return _mm256_dpwssd_epi32(sum, codes, inputs);
+#else
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, inputs));
+#endif
+}
 inline __m256i spread_pair(const int16_t* from) {
   int32_t pair;
   std::memcpy(&pair, from, sizeof pair);
@@ -94,8 +101,9 @@ void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t
         codes[g] = _mm256_cvtepi8_epi16(
             _mm_loadu_si128(reinterpret_cast<const __m128i*>(w + g * blocks * kPackedBytes + 2 * kLanes * p)));
       for (int r = 0; r < ROWS; ++r) {
-        const __m256i pair = spread_pair(&x.values[(row + r) * k_size + block * kBlock + 2 * p]);
-        for (int g = 0; g < GROUPS; ++g) sums[r][g] = _mm256_add_epi32(sums[r][g], _mm256_madd_epi16(codes[g], pair));
+        __m256i pair = spread_pair(&x.values[(row + r) * k_size + block * kBlock + 2 * p]);
+        keep(pair);
+        for (int g = 0; g < GROUPS; ++g) sums[r][g] = plus_products(sums[r][g], codes[g], pair);
       }
     }
     for (int g = 0; g < GROUPS; ++g) {
@@ -137,15 +145,9 @@ void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t
 
 template <int GROUPS>
 void q8_rows(const QuantizedWords& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
-  int64_t row = 0;
-  for (; row + kRowTile <= rows; row += kRowTile)
-    q8_tile<kRowTile, GROUPS>(x, row, k_size, w, out + row * out_stride, out_stride);
-  float* to = out + row * out_stride;
-  switch (rows - row) {  // one pass over the weights, as for a whole tile
-    case 3: q8_tile<3, GROUPS>(x, row, k_size, w, to, out_stride); break;
-    case 2: q8_tile<2, GROUPS>(x, row, k_size, w, to, out_stride); break;
-    case 1: q8_tile<1, GROUPS>(x, row, k_size, w, to, out_stride); break;
-  }
+  each_tile<kRowTile>(rows, [&](auto size, int64_t row) {
+    q8_tile<size(), GROUPS>(x, row, k_size, w, out + row * out_stride, out_stride);
+  });
 }
 
 }  // namespace
