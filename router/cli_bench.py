@@ -10,13 +10,16 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from router.cli_failover import failover
+
 if TYPE_CHECKING:
     from cluster.bench.engine import EngineWork
     from cluster.bench.roofline import Roofline
     from cluster.bench.rows import BenchRow
     from model.load import LoadProgress
 
-bench = typer.Typer(help="Measure speed on this machine.", no_args_is_help=True)
+bench = typer.Typer(help="Measure speed on this machine, and what clients see of failures.", no_args_is_help=True)
+bench.command()(failover)
 
 Geometry = Annotated[str, typer.Option(help="gpt-oss-20b, gpt-oss-120b, `tiny`, or a checkpoint.")]
 Layers = Annotated[int | None, typer.Option(help="Only the first so many layers of a published geometry.")]
