@@ -1,11 +1,11 @@
 """A cluster of our own to strike at: `expertmesh serve` in a process and a directory of its own, on loopback."""
 
+import ctypes
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +23,7 @@ START_TIMEOUT_S = 300.0
 MEND_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 60.0
 _POLL_S = 0.2
+_PR_SET_PDEATHSIG = 1
 
 
 class Victim:
@@ -30,7 +31,8 @@ class Victim:
 
     def __init__(self, preset: str, settings: Sequence[str]) -> None:
         """Start `preset` with `settings` such as attention.min_replicas=2; raise StartFailed if it does not serve."""
-        self._root = Path(tempfile.mkdtemp(prefix="f", dir="/tmp"))
+        self._root = Path(f"/tmp/f{os.getpid()}")  # short, or Ray's sockets would not fit and lie elsewhere
+        self._root.mkdir(mode=0o700)
         http_port, grpc_port = free_ports(LOOPBACK, 2)
         self.url = f"http://{LOOPBACK}:{http_port}"
         command = [sys.executable, "-m", "router.cli", "serve", preset, "--port", str(http_port)]
@@ -45,6 +47,7 @@ class Victim:
                 stderr=subprocess.STDOUT,
                 env=environment | {"TMPDIR": str(self._root), "PYTHONPATH": paths},
                 start_new_session=True,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - it makes two system calls
             )
         try:
             self._wait(self._is_ready, START_TIMEOUT_S, "it is not ready")
@@ -109,6 +112,13 @@ class Victim:
                 tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-10:])
                 raise StartFailed(f"{otherwise} after {timeout_s:g} s, or has ended:\n{tail}")
             time.sleep(_POLL_S)
+
+
+def _end_with_parent() -> None:
+    """Heed Ctrl-C even if we run in the background, and end with the process that strikes, whatever ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _titled(directory: Path, title: str) -> list[int]:
