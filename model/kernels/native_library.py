@@ -1,4 +1,4 @@
-"""The native CPU kernels: built once per source, compiler and processor into the user's cache, loaded by ctypes.
+"""The native CPU kernels, loaded by ctypes: those that came prebuilt, or else built once into the user's cache.
 
 Where there is no compiler the torch twins take over; `native_library()` says why. EXPERTMESH_KERNELS=torch asks for
 the twins, EXPERTMESH_KERNELS=native makes their absence an error. Both give row-independent results, with different
@@ -9,30 +9,19 @@ loops. EXPERTMESH_INSTRUCTIONS=avx2 or =generic leaves out what lies above. All 
 """
 
 import ctypes
-import fcntl
-import hashlib
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
-from model.cache_dir import cache_dir
 from model.errors import KernelsUnavailable
+from model.kernels.native_build import LEFT_OUT, build, prebuilt, source_digest
 
-SOURCES = Path(__file__).parent / "native"
-BUILD_TIMEOUT_S = 180
 CHOICE_VARIABLE = "EXPERTMESH_KERNELS"
-_EXACT = ("-fno-math-errno", "-ffp-contract=off")
-"""A product and a sum are fused only where the source says so."""
 INSTRUCTIONS_VARIABLE = "EXPERTMESH_INSTRUCTIONS"
-_LEFT_OUT = {"auto": (), "avx2": ("-mno-avx512f",), "generic": ("-mno-avx512f", "-mno-avx2")}
-"""Compiler flags of an x86 build that is to use no more than the named instructions."""
 _INSTRUCTION_LEVELS = {0: "generic", 2: "avx2", 3: "avx512"}
 
 
@@ -98,69 +87,15 @@ def build_library(instructions: str) -> NativeLibrary:
 
     Raises KernelsUnavailable for another word, OSError or SubprocessError where they cannot be built.
     """
-    if instructions not in _LEFT_OUT:
-        raise KernelsUnavailable(f"{INSTRUCTIONS_VARIABLE}={instructions}; wanted one of {', '.join(_LEFT_OUT)}")
-    return _load(_build(_LEFT_OUT[instructions]))
-
-
-def _build(left_out: tuple[str, ...]) -> Path:
-    compiler = _compiler()
-    is_arm = platform.machine() in {"arm64", "aarch64"}
-    tuning = ("-mcpu=native",) if is_arm else ("-march=native", *left_out)
-    command = [compiler, "-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", *tuning, *_EXACT]
-    target = cache_dir() / "kernels" / f"{_key(command)}.so"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not target.exists():
-            _compile(command, target)
-    return target
-
-
-def _compiler() -> str:
-    for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
-        found = shutil.which(name) if name else None
-        if found:
-            return found
-    raise FileNotFoundError("there is no C++ compiler (install g++ for fast CPU kernels)")
-
-
-def _key(command: list[str]) -> str:
-    """Return what the build depends on: source, flags, compiler version, and what `native` means on this processor."""
-    version = subprocess.run([command[0], "--version"], capture_output=True, check=True, timeout=BUILD_TIMEOUT_S)
-    parts = (_source(), " ".join(command).encode(), version.stdout, _processor().encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
-
-
-def _source() -> bytes:
-    return b"".join(path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.suffix in {".cpp", ".h"})
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    wanted = ("flags", "Features", "model name", "CPU part")
-    return "\n".join(sorted({line for line in lines if line.startswith(wanted)}))
-
-
-def _compile(command: list[str], target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        built = Path(scratch) / "kernels.so"
-        subprocess.run(
-            [*command, "-o", str(built), *map(str, sorted(SOURCES.glob("*.cpp")))],
-            capture_output=True,
-            check=True,
-            timeout=BUILD_TIMEOUT_S,
-        )
-        built.replace(target)
+    if instructions not in LEFT_OUT:
+        raise KernelsUnavailable(f"{INSTRUCTIONS_VARIABLE}={instructions}; wanted one of {', '.join(LEFT_OUT)}")
+    return _load(prebuilt(instructions) or build(instructions))
 
 
 def _load(path: Path) -> NativeLibrary:
     library = ctypes.CDLL(str(path))
     level = _INSTRUCTION_LEVELS[library.em_instruction_level()]
-    return NativeLibrary(library, f"{hashlib.sha256(_source()).hexdigest()[:8]}/{level}")
+    return NativeLibrary(library, f"{source_digest()}/{level}")
 
 
 def _words(error: BaseException) -> str:

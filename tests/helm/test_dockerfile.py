@@ -67,6 +67,14 @@ def test_what_the_operator_and_the_kernels_call_is_installed(tool: str):
     assert tool in installed.split()
 
 
+def test_the_kernels_are_built_after_the_wheel_is_installed_and_before_rights_are_dropped():
+    lines = [f"{name} {rest}" for name, rest in _instructions()]
+    (built,) = [place for place, line in enumerate(lines) if "python -m model.kernels.native_build" in line]
+    (installed,) = [place for place, line in enumerate(lines) if "/wheel/*.whl" in line]
+    (dropped,) = [place for place, line in enumerate(lines) if line.startswith("USER")]
+    assert installed < built < dropped
+
+
 def test_base_images_are_pinned_and_the_home_is_where_the_chart_mounts_it():
     bases = [rest.split()[0] for name, rest in _instructions() if name == "FROM"]
     assert bases

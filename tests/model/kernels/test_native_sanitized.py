@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from model.kernels.native_library import SOURCES
+from model.kernels.native_build import SOURCES
 
 ROOT = Path(__file__).parents[3]
 COMPILER = next((found for name in ("g++", "clang++") if (found := shutil.which(name))), None)
@@ -54,8 +54,8 @@ def fuzz(scratch: Path, flags: str, seed: int, sources: Path = SOURCES) -> subpr
     program = "\n".join(
         (
             "from pathlib import Path",
-            "from model.kernels import native_library",
-            f"native_library.SOURCES = Path({str(sources)!r})",
+            "from model.kernels import native_build",
+            f"native_build.SOURCES = Path({str(sources)!r})",
             "from tests.model.kernels.native_fuzz import main",
             f"main({seed}, {NUM_ROUNDS})",
         )
