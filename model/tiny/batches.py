@@ -4,6 +4,7 @@ Every branch sees the prefix and itself, and its positions go on where the prefi
 a server would see; the prefix is computed once for all of them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -72,6 +73,11 @@ class Batches:
         self._places = {token: place for place, token in enumerate(ids)}
         self._other = len(ids)
         self._num_rows, self._row_tokens = num_rows, row_tokens
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Draw batches without end."""
+        while True:
+            yield self.draw()
 
     def draw(self) -> Batch:
         """Return the next batch."""

@@ -19,12 +19,14 @@ NUM_FAST = 8
 """Rotary frequencies, the fastest, that tell neighbours apart."""
 FIRST_SLOW = 14
 """The first rotary frequency that turns by little over some hundred tokens, of 32."""
-BACK_BIAS = 4.4
+BACK_BIAS = 4.8
 MATCH_WEIGHT = 1.8
 WRITE_BACK = 0.4
 WRITE_COPY = 0.6
 OFFSET_SIZE = 3.0
 FAVOUR_WEIGHT = 2.2
+FIRST_PIECE_SHARE = 0.7
+"""Of a piece with a space that two others spell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Start:
 def lay_in_copying(body: Body, piece_turns: Tensor, generator: torch.Generator) -> Start:
     """Set the first key-value head of every layer: looking back in sliding layers, matching in full ones.
 
-    The second key-value head of the last layer goes on spelling a piece, by `piece_turns` [P, H, H].
+    The second key-value head of every full layer goes on spelling a piece, by `piece_turns` [P, H, H]: early, where the
+    residual stream still holds little but the piece, and late, where what the early one wrote may be drowned.
     """
     shape = body.shape
     turns = [_orthogonal(shape.hidden, generator) for _ in range(2)]
@@ -54,7 +57,7 @@ def lay_in_copying(body: Body, piece_turns: Tensor, generator: torch.Generator) 
             _look_back(attention, turns)
         else:
             _match(attention, turns[0], chosen, written)
-        if place == shape.num_layers - 1:
+            _take_away_first_piece(attention, piece_turns, written)
             _spell(attention, piece_turns, chosen, written, spaced)
     return Start(written, spaced)
 
@@ -86,6 +89,21 @@ def _match(attention: Attention, turn: Tensor, chosen: Tensor, written: Tensor) 
     attention.k_proj.weight[slow] = reads @ turn.T
     attention.v_proj.weight[:size] = torch.eye(size, shape.hidden)
     attention.o_proj.weight[:, :size] = WRITE_COPY * written[:, :size]
+
+
+def _take_away_first_piece(attention: Attention, piece_turns: Tensor, written: Tensor) -> None:
+    """Let the second query head of the first key-value head look at the present token, and write it away.
+
+    A piece with a space is its first piece plus its second one, turned. Spelling writes both; what is left without the
+    first is the second, and so many other pieces would otherwise lie as near.
+    """
+    size = attention.shape.head_dim
+    fast = torch.arange(NUM_FAST)
+    attention.k_proj.bias[fast] = BACK_BIAS
+    attention.q_proj.weight[size : 2 * size] *= 0.2
+    attention.q_proj.bias[size + fast] = BACK_BIAS
+    away = -WRITE_COPY * FIRST_PIECE_SHARE * written @ piece_turns[1].T
+    attention.o_proj.weight[:, size : 2 * size] = away[:, :size]
 
 
 def _spell(attention: Attention, piece_turns: Tensor, chosen: Tensor, written: Tensor, spaced: Tensor) -> None:

@@ -21,12 +21,12 @@ SWIGLU_LIMIT = 7.0
 class TinyShape:
     """The sizes of the tiny model; everything else is as in the published models."""
 
-    hidden: int = 64
+    hidden: int = 96
     intermediate: int = 64
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int = 2
-    head_dim: int = 64
+    head_dim: int = 96
     num_experts: int = 8
     experts_per_token: int = 4
     window: int = 128

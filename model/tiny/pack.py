@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from model.mxfp4 import quantize
 from model.tiny.asset import ASSET_NAME, COPIED_STEP, TinyAsset
 from model.tiny.network import TinyShape
 from model.tiny.tables import VOCABULARY
+from model.tiny.trained import Trained, load
 
 _PACKED = ("gate_up_proj", "down_proj")
 
@@ -68,17 +68,6 @@ def checkpoint_config(shape: TinyShape) -> dict[str, object]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """What `train.save` wrote."""
-
-    ids: Tensor
-    is_copied: Tensor
-    embedding: Tensor
-    head: Tensor
-    body: dict[str, Tensor]
-
-
 def pack(trained: Trained, shape: TinyShape) -> TinyAsset:
     """Return the asset of a trained model: experts as MXFP4, copied rows on the grid of their codes, the rest bf16."""
     tensors: dict[str, Tensor] = {}
@@ -112,7 +101,7 @@ def main() -> None:
     parser.add_argument("trained", type=Path, help="the tiny.pt that the training wrote")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / ASSET_NAME)
     arguments = parser.parse_args()
-    content = pack(Trained(**torch.load(arguments.trained)), TinyShape()).to_bytes()
+    content = pack(load(arguments.trained), TinyShape()).to_bytes()
     arguments.out.write_bytes(content)
     sys.stdout.write(f"{arguments.out}: {len(content):,} bytes\n")
 

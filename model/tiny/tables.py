@@ -74,3 +74,9 @@ class Tables(nn.Module):
         classes = self.classes[places]
         embedding = (self.directions[places] + self.offsets[classes]).index_put((where_own,), self.own)
         return embedding, embedding @ self.turn + self.head_offsets[classes].index_put((where_own,), self.own_head)
+
+    def made_up(self, directions: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embedding and head [M, H] of rows of no token, for directions [M, H] of length 1."""
+        scale = ROW_SCALE * math.sqrt(directions.shape[1])
+        embedding = directions * scale + self.offsets[classes]
+        return embedding, embedding @ self.turn + self.head_offsets[classes]

@@ -1,6 +1,6 @@
 """The little world as a stream of conversations: draws settings and the exchanges that fit them, from one seed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from random import Random
@@ -48,8 +48,12 @@ class Scene:
 class World:
     """Draws scenes and exchanges; equal seeds and parts give equal worlds."""
 
-    def __init__(self, names: Names, seed: int, wants_held_out: bool = False) -> None:
+    def __init__(
+        self, names: Names, seed: int, wants_held_out: bool = False, times: Mapping[str, int] | None = None
+    ) -> None:
+        """Draw kinds by their weights, those in `times` so many times as often."""
         self._names = names
+        self._times = times or {}
         self._draw = Draw(Random(f"world {seed}"), wants_held_out)
 
     def scene(self) -> Scene:
@@ -72,7 +76,8 @@ class World:
         """Yield exchanges without end, each a branch of its own after the scene's setting."""
         random = self._draw.random
         while True:
-            exchange = self.exchange(scene, random.choices(list(scene.kinds), list(scene.kinds.values()))[0])
+            weights = [weight * self._times.get(kind, 1) for kind, weight in scene.kinds.items()]
+            exchange = self.exchange(scene, random.choices(list(scene.kinds), weights)[0])
             if scene.setting.response_format is None and random.random() < 0.2:
                 exchange = replace(exchange, prompt=self._earlier(scene) + exchange.prompt)
             yield exchange

@@ -35,6 +35,7 @@ RIM: dict[str, tuple[str, ...]] = {
     "openai_harmony": (
         "router/harmony/*.py",
         "model/tiny/prompts.py",
+        "model/tiny/respelling.py",
         "model/tiny/rows.py",
         "model/tiny/vocabulary.py",
     ),
