@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.tiny.batches import Batch
 from model.tiny.rows import SPACED_CLASSES, Rows, direction_of
+from model.tiny.vocabulary import encode_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Respelling:
         places = {token: place for place, token in enumerate(rows.ids)}
         self._spellings: dict[int, tuple[int, ...]] = {}
         for place in np.flatnonzero(np.isin(rows.classes, SPACED_CLASSES)).tolist():
-            pieces = encoding.encode(encoding.decode([rows.ids[place]])[1:])
+            pieces = encode_plain(encoding, encoding.decode([rows.ids[place]])[1:])
             self._spellings[place] = tuple(places.get(piece, -1) for piece in pieces)
         self._alike = {
             kind: np.flatnonzero((rows.classes == kind) & ~rows.is_trained).tolist()

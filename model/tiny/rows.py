@@ -16,6 +16,7 @@ from openai_harmony import HarmonyEncoding
 
 from model.tiny.names import CITIES, PEOPLE, Names
 from model.tiny.prompts import Prompts
+from model.tiny.vocabulary import encode_plain
 from model.tiny.world import World
 
 NUM_TRAINED_NUMBERS = 199
@@ -61,14 +62,14 @@ def choose_rows(encoding: HarmonyEncoding, words: list[tuple[bytes, int]], names
 
 def _spellings(encoding: HarmonyEncoding, words: set[str]) -> set[int]:
     """Return the ids that spell the words, with a space before them and without one."""
-    return {token for word in words for spelling in (word, " " + word) for token in encoding.encode(spelling)}
+    return {token for word in words for spelling in (word, " " + word) for token in encode_plain(encoding, spelling)}
 
 
 def _world_ids(encoding: HarmonyEncoding, names: Names) -> set[int]:
     """Return the ids that the world uses whatever the names are: those of worlds with two made-up pieces only."""
     prompts = Prompts(encoding)
     world = World(Names(("Zzyzx",), ("qwqw",), ("qwqw",), real_share=0.0), seed=0)
-    ids: set[int] = set(encoding.encode("".join(chr(code) for code in range(32, 127))))
+    ids: set[int] = set(encode_plain(encoding, "".join(chr(code) for code in range(32, 127))))
     for _ in range(2000):
         scene = world.scene()
         ids |= set(prompts.setting_ids(scene.setting))
@@ -89,7 +90,7 @@ def _class(encoding: HarmonyEncoding, text: bytes) -> int:
     kind = next((place for place, one in enumerate(patterns) if re.fullmatch(one, text)), len(patterns))
     if kind > 1:
         return 2 * MOST_PIECES + kind - 2
-    return kind * MOST_PIECES + min(len(encoding.encode(text[1:].decode())), MOST_PIECES) - 1
+    return kind * MOST_PIECES + min(len(encode_plain(encoding, text[1:].decode())), MOST_PIECES) - 1
 
 
 def _directions(
@@ -103,7 +104,9 @@ def _directions(
     for token in ids:
         text = texts.get(token, b"")
         if re.fullmatch(rb" [A-Za-z]+", text):
-            spelling = [piece for piece in encoding.encode(text[1:].decode())[: len(PIECE_WEIGHTS)] if piece in rows]
+            spelling = [
+                piece for piece in encode_plain(encoding, text[1:].decode())[: len(PIECE_WEIGHTS)] if piece in rows
+            ]
             rows[token] = direction_of([rows[piece] for piece in spelling], turns, rows[token])
     return np.stack([rows[token] for token in ids]), turns
 

@@ -22,7 +22,7 @@ from model.tiny.respelling import Respelling, Respelt
 from model.tiny.rows import Rows, choose_rows
 from model.tiny.tables import Tables
 from model.tiny.trained import Trained, mean_of
-from model.tiny.vocabulary import load_vocabulary, world_names
+from model.tiny.vocabulary import encode_plain, load_vocabulary, world_names
 from model.tiny.world import World
 
 BALANCE_WEIGHT = 0.01
@@ -119,7 +119,7 @@ def main() -> None:
     shape, names = TinyShape(), world_names(words)
     rows = choose_rows(encoding, words, names, shape.hidden)
     model = TinyModel(shape, rows, arguments.seed)
-    hard = tuple(word for word in names.capitals if len(encoding.encode(word)) == 2)
+    hard = tuple(word for word in names.capitals if len(encode_plain(encoding, word)) == 2)
     ends: list[Trained] = []
     for number, stage in enumerate(STAGES):
         seed = arguments.seed + number
