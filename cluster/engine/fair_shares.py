@@ -12,6 +12,18 @@ from collections.abc import Iterable
 
 from cluster.engine.sequence import SequenceRequest
 
+_MOST_PER_FREE = 4
+
+
+def may_hold_one_more(num_own: int, num_free: int) -> bool:
+    """Return whether somebody who holds `num_own` places of a bounded queue may take one of `num_free`.
+
+    Nobody holds more than four times what is free: one alone gets four fifths of all places, two get four ninths each,
+    and however many want everything, there is room for one who comes anew. (Dynamic thresholds: Choudhury, Hahne,
+    IEEE/ACM Transactions on Networking 1998.)
+    """
+    return num_own < _MOST_PER_FREE * num_free
+
 
 class FairShares:
     """The virtual times of an engine's tenants."""
