@@ -72,12 +72,13 @@ def test_ten_clients_that_never_read_cost_little_memory_and_hold_up_nobody() -> 
 
 
 def test_a_grpc_client_that_never_reads_is_given_up() -> None:
+    """Its window does not grow: some 4 MB of messages would else wait in its own library, as read."""
     backend = HandBackend(answer("word " * WORDS))
     messages = [pb.Message(role=pb.ROLE_USER, content="Hi")]
     sampling = pb.Sampling(num_choices=4, num_logprobs=20)
     with (
         running(backend, grpc={"port": 0, "stalled_client_s": 0.5}) as server,
-        grpc.insecure_channel(server.grpc_address) as channel,
+        grpc.insecure_channel(server.grpc_address, [("grpc.http2.bdp_probe", 0)]) as channel,
     ):
         unread = rpc.InferenceStub(channel).Chat(pb.ChatRequest(messages=messages, sampling=sampling))
         assert eventually(lambda: backend.num_open == 4)
