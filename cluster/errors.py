@@ -5,6 +5,7 @@ ClusterError
 │   ├── QueueFull            the bounded inbox of the engine is full
 │   ├── ContextOverflow      prompt (plus what must be produced) does not fit the context or the KV cache
 │   ├── EngineStopped        the engine ended while the sequence ran
+│   │   └── ReplicaLeaves    it will end: the sequence is to go on at another before that
 │   └── GrammarRefused       what a sequence is to be held to cannot be compiled
 ├── ExpertError
 │   ├── WorkerLost           a worker's stream broke and no other copy answered in time
@@ -36,6 +37,10 @@ class ContextOverflow(EngineError):
 
 class EngineStopped(EngineError):
     """The engine ended while the sequence ran."""
+
+
+class ReplicaLeaves(EngineStopped):
+    """The engine's replica is to go; the sequence goes on at another one, and nothing of it is lost."""
 
 
 class GrammarRefused(EngineError):

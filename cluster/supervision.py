@@ -28,6 +28,8 @@ from cluster.reconcile import (
 )
 
 MAX_RETRY_DELAY_S = 60.0
+STANDSTILL_S = 5.0
+"""So long without a step, and this process, or the whole machine, did not run."""
 APPLICATION_GRACE_S = 30.0
 """How long a deployed application may be missing before the supervisor takes it for deleted."""
 
@@ -133,6 +135,7 @@ class Supervision:
         self._application_seen_s: float | None = None
         self._is_application_up = False
         self._leaving_since_s: float | None = None
+        self._stepped_at_s = clock.now_s()
 
     @property
     def stored(self) -> StoredState:
@@ -197,7 +200,11 @@ class Supervision:
             self._keep(replace(self._stored, is_wanted=False))
 
     def step(self) -> Action:
-        """Carry out the next action and return it."""
+        """Carry out the next action and return it.
+
+        To be called again within STANDSTILL_S, whether or not there is anything new.
+        """
+        self._forgive_standstill()
         self._abandon_if_alone()
         desired = Desired(self._stored.is_wanted, self._share.num_workers)
         action = reconcile(desired, self._observe())
@@ -205,6 +212,18 @@ class Supervision:
             logger.info("supervisor: %s", action)
         self._carry_out(action)
         return action
+
+    def _forgive_standstill(self) -> None:
+        """Give the owner the time in which this process did not run: a suspended machine suspends the owner too."""
+        now_s = self._clock.now_s()
+        stood_still_s = now_s - self._stepped_at_s
+        self._stepped_at_s = now_s
+        if stood_still_s < STANDSTILL_S:
+            return
+        if self._lease_until_s is not None:
+            self._lease_until_s += stood_still_s
+        if self._application_seen_s is not None:
+            self._application_seen_s += stood_still_s
 
     def _abandon_if_alone(self) -> None:
         now_s = self._clock.now_s()

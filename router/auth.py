@@ -72,6 +72,11 @@ def cache_salt() -> str:
     return secrets.token_hex(8) if client is None else client
 
 
+def tenant() -> str:
+    """Return whose request is being answered, as an opaque name: of its key, or empty where everybody is the same."""
+    return _client.get() or ""
+
+
 def load_keys(section: AuthSection, environment: Mapping[str, str] = os.environ) -> KeyRing:
     """Return the keys of `read_keys`, as digests; raises ConfigInvalid naming a bad source."""
     return KeyRing(read_keys(section, environment))

@@ -39,6 +39,9 @@ class GrpcSection(Section):
     host: str = Field(default="127.0.0.1", description="Address to listen on")
     port: Port = Field(default=9000, description="Port to listen on; 0 lets the system choose")
     max_message_bytes: Annotated[int, Field(gt=0)] = Field(default=16_000_000, description="Largest message in bytes")
+    stalled_client_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="Seconds a client may take to read a message of its stream"
+    )
 
 
 class AuthSection(Section):
@@ -46,6 +49,10 @@ class AuthSection(Section):
 
     api_keys: list[str] = Field(default_factory=list[str], description="Accepted keys; the environment adds to them")
     api_keys_file: str | None = Field(default=None, description="A file with one key a line")
+    key_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
+        default_factory=dict,
+        description="Shares of keys under load, by the first 8 hex digits of a key's SHA-256; 1 where nothing is said",
+    )
 
 
 class LimitsSection(Section):
@@ -60,6 +67,9 @@ class LimitsSection(Section):
         default=512, description="Requests an edge replica holds at once; beyond it, 429"
     )
     request_timeout_s: Annotated[float, Field(gt=0)] = Field(default=3600.0, description="Longest life of a request")
+    min_priority: int = Field(
+        default=0, description="Lowest `priority` a request may have: lower ones go before all others, whoever asks"
+    )
 
 
 class StoreSection(Section):

@@ -6,16 +6,17 @@
 `build` is the one entry point: `expertmesh serve` calls it, and a RayService names it as its import path.
 """
 
+import asyncio
 import importlib.metadata
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.config import HTTPOptions, ProxyLocation, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
@@ -28,6 +29,7 @@ from cluster.sequence_end import SequenceEnd
 from cluster.supervisor import connect_supervisor, find_supervisor
 from cluster.token_stream import StreamLimits
 from cluster.token_stream_pool import TokenStreamPool
+from router.attention_router import AttentionRouter
 from router.auth import KEYS_VARIABLE, KeyRing, is_loopback, load_keys, require_keys_off_loopback
 from router.autoscaling import actor_options, max_ongoing_sequences, scaling_options
 from router.config import Config, parse_config
@@ -35,6 +37,7 @@ from router.errors import PlatformRefused
 from router.inbox import Inbox
 from router.journal import ResumeLimits
 from router.ray_backend import InboxSink, RayBackend
+from router.routed_replicas import ROUTED
 from router.supervisor_status import SupervisorStatus
 
 if TYPE_CHECKING:
@@ -123,6 +126,7 @@ def attention_options(config: Config) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": config.attention.drain_timeout_s,
         "health_check_period_s": HEALTH_CHECK_PERIOD_S,
         "health_check_timeout_s": HEALTH_CHECK_TIMEOUT_S,
+        "request_router_config": RequestRouterConfig.model_validate({"request_router_class": AttentionRouter}),
     }
 
 
@@ -176,7 +180,10 @@ class Edge:
         streams = TokenStreamPool(f"edge-{secrets.token_hex(8)}", secret, InboxSink(inbox), limits)
         section = self._spec.attention
         resumes = ResumeLimits(section.max_resumes, section.max_resume_wait_s, section.max_concurrent_resumes)
-        return RayBackend(ServeCalls(self._attention), streams, status, inbox, resumes)
+        backend = RayBackend(ServeCalls(self._attention), streams, status, inbox, resumes)
+        loop = asyncio.get_running_loop()
+        ROUTED.listen(lambda routed: _tell(loop, backend, routed))
+        return backend
 
 
 class ServeCalls:
@@ -226,6 +233,11 @@ class ServeReplica:
             if not is_over:
                 response.cancel()
         return end
+
+
+def _tell(loop: asyncio.AbstractEventLoop, backend: RayBackend, routed: Mapping[str, str]) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(backend.follow, routed)
 
 
 def _version() -> str:

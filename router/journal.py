@@ -2,6 +2,7 @@
 
     event ──▶ on_event ──▶ Release | Resume | Fail | None (late, repeated, or after the end)
     loss  ──▶ on_lost  ──▶ Resume | Fail | None
+    move  ──▶ on_moved ──▶ Resume | None
     Resume ──▶ next_attempt() ──▶ the request: prompt + released ids, attempt + 1
 
 A token is released once, in the order of its index, and noted here before anyone sees it. The engine derives the state
@@ -136,6 +137,10 @@ class Journal:
         pause_s = self._pause_s
         self._pause_s = min(2 * pause_s, self._limits.max_pause_s)
         return Resume(pause_s)
+
+    def on_moved(self) -> Resume | None:
+        """Take that the replica of the attempt under way is to go: no loss, so the next attempt begins at once."""
+        return None if self._is_ended else Resume(pause_s=0.0)
 
     def cancel(self) -> None:
         """End the choice for good: no event is released and no attempt begins after this."""

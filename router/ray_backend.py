@@ -5,20 +5,21 @@ beside it, one message a step for all sequences of this edge.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
-from dataclasses import dataclass
 from typing import Protocol
 
 from cluster.cluster_status import ClusterStatus
 from cluster.engine.sequence import SequenceRequest, TokenEvent
-from cluster.errors import ClusterError, EngineStopped
+from cluster.errors import ClusterError, EngineStopped, ReplicaLeaves
 from cluster.sequence_end import SequenceEnd
 from router.backend import BackendStats, Readiness
 from router.errors import DeadlinePassed
-from router.inbox import Inbox, Subscription
+from router.hand_over import Attempt, HandOver
+from router.inbox import Inbox
 from router.journal import Fail, Journal, Release, Resume, ResumeLimits
 from router.readiness import readiness_of, stats_of
+from router.resume_gate import ResumeGate
 
 END_GRACE_S = 5.0
 """How long the call of a finished sequence may stay open, and its last event may lag behind the call's return."""
@@ -82,18 +83,8 @@ class InboxSink:
         self._inbox.fail_source(source, reason)
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """One attempt at a choice."""
-
-    request: SequenceRequest
-    subscription: Subscription
-    is_held: bool = False
-    """Whether a replica may have taken the sequence."""
-
-
 class RayBackend:
-    """Serves from the attention replicas of a cluster, and resumes on another what a dead one has left."""
+    """Serves from the attention replicas of a cluster; what one leaves that dies or is to go is resumed on another."""
 
     def __init__(
         self,
@@ -110,6 +101,7 @@ class RayBackend:
         self._inbox = inbox
         self._limits = limits or ResumeLimits()
         self._resumes = ResumeGate(self._limits.max_concurrent)
+        self._hand_over = HandOver(inbox, self._resumes)
         self._holders: set[asyncio.Task[None]] = set()
 
     async def generate(self, request: SequenceRequest, timeout_s: float) -> AsyncGenerator[TokenEvent, None]:
@@ -129,6 +121,10 @@ class RayBackend:
         finally:
             journal.cancel()
 
+    def follow(self, routed: Mapping[str, str]) -> None:
+        """Take which replicas may be chosen, their fingerprints by address; what others still run is moved to them."""
+        self._hand_over.routed(routed)
+
     async def ready(self) -> Readiness:
         """Return how far the cluster has come."""
         return readiness_of(await self._control.status())
@@ -147,8 +143,9 @@ class RayBackend:
     ) -> AsyncGenerator[Release | Resume | Fail, None]:
         """Yield what the journal makes of one attempt, up to its end or its loss."""
         subscription = self._inbox.open(request.sequence_id, request.attempt)
-        attempt = _Attempt(request, subscription)
-        holder = asyncio.create_task(self._hold(journal, attempt))
+        attempt = Attempt(request, subscription)
+        attempt.holder = holder = asyncio.create_task(self._hold(journal, attempt))
+        self._hand_over.begin(attempt)
         self._holders.add(holder)
         holder.add_done_callback(self._holders.discard)
         is_over = False
@@ -161,15 +158,18 @@ class RayBackend:
                     if action is not None:
                         yield action
         except ClusterError as error:
-            action = journal.on_lost(error, attempt.is_held, subscription.loop.time())
+            is_moved = isinstance(error, ReplicaLeaves)
+            now_s = subscription.loop.time()
+            action = journal.on_moved() if is_moved else journal.on_lost(error, attempt.is_held, now_s)
             if action is not None:
                 yield action
         finally:
+            self._hand_over.end(attempt)
             self._inbox.close(subscription)
             self._resumes.leave(subscription)
             _end(holder, END_GRACE_S if is_over else 0.0)
 
-    async def _hold(self, journal: Journal, attempt: _Attempt) -> None:
+    async def _hold(self, journal: Journal, attempt: Attempt) -> None:
         """Keep the sequence's call open until its end; whatever goes wrong with it fails the subscription."""
         subscription = attempt.subscription
         try:
@@ -178,44 +178,21 @@ class RayBackend:
             async with self._calls.choose(attempt.request) as replica:
                 # Named before the stream is up: a stream that breaks from here on fails this sequence.
                 subscription.source = replica.address
-                journal.bind(await self._streams.ensure(replica.address))
-                attempt.is_held = True
+                fingerprint = await self._streams.ensure(replica.address)
+                journal.bind(fingerprint)
+                attempt.fingerprint = fingerprint
+                self._hand_over.look()  # it may have been told to go since it was chosen
                 end = await replica.hold(attempt.request, self._streams.edge_id)
         except ClusterError as error:
             self._inbox.fail(subscription, error)
             return
         if end.error is not None:
-            attempt.is_held = False
+            attempt.fingerprint = None  # it was never taken in
             self._inbox.fail(subscription, end.error)
             return
         # No matter to a subscription that has ended by then, as it should.
         missing = EngineStopped(f"sequence {attempt.request.sequence_id} ended, but its last token never came")
         subscription.loop.call_later(END_GRACE_S, self._inbox.fail, subscription, missing)
-
-
-class ResumeGate:
-    """Lets few resumes compute their prompts at once: a dead replica's sequences are no stampede."""
-
-    def __init__(self, max_concurrent: int) -> None:
-        """Let `max_concurrent` in."""
-        self._places = asyncio.Semaphore(max_concurrent)
-        self._inside: set[Subscription] = set()
-
-    async def enter(self, subscription: Subscription) -> None:
-        """Wait for a place."""
-        await self._places.acquire()
-        self._inside.add(subscription)
-
-    def leave(self, subscription: Subscription) -> None:
-        """Give the place back, if there is one."""
-        if subscription in self._inside:
-            self._inside.remove(subscription)
-            self._places.release()
-
-    @property
-    def num_inside(self) -> int:
-        """Return how many resumes wait for their first token."""
-        return len(self._inside)
 
 
 async def _pause(pause_s: float, timeout_s: float, deadline_s: float) -> None:

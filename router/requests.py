@@ -39,6 +39,9 @@ class Options:
     num_logprobs: int | None = None
     """None: no logprobs; n >= 0: the token's own and the n best."""
     priority: int = 0
+    """Lower numbers are begun first."""
+    timeout_s: float | None = None
+    """The client's own limit, in the request itself."""
 
     def params(
         self, choice: int, seed: int, max_tokens: int, stop_ids: tuple[int, ...], stop: tuple[str, ...]
@@ -82,7 +85,7 @@ class ChatRequest:
     notes: tuple[str, ...] = ()
     """What was understood otherwise than it was said; the client is told."""
     timeout_s: float | None = None
-    """The client's own deadline."""
+    """What the client's connection still waits for."""
     has_parallel_calls: bool = True
     """False: the turn ends with its first call."""
 

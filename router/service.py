@@ -19,10 +19,10 @@ from typing import TypeVar
 from cluster.clock import Clock, MonotonicClock
 from cluster.cluster_status import FAILED
 from cluster.engine.sequence import SequenceRequest, TokenEvent
-from cluster.errors import ContextOverflow, EngineStopped
+from cluster.errors import ContextOverflow, EngineStopped, QueueFull
 from model.tokenizer import Tokenizer
 from router.admission import Admission
-from router.auth import cache_salt
+from router.auth import cache_salt, tenant
 from router.backend import STOPPED, Backend, Readiness
 from router.choices import ChatChoice, Choice, TextChoice
 from router.config import Config
@@ -86,8 +86,9 @@ class InferenceService:
         self._backend = backend
         self._date = config.edge.conversation_date
         self._renderer = Renderer(tokenizer)
-        self._admission = Admission(self.limits.max_running_requests)
         self._clock = clock or MonotonicClock()
+        self._admission = Admission(self.limits.max_running_requests, self._clock)
+        self._weights = config.edge.auth.key_weights
         self._readiness: tuple[float, Readiness] | None = None
 
     async def warm_up(self) -> None:
@@ -173,7 +174,7 @@ class InferenceService:
         meter = current_meter()
         is_measured = meter is not None and meter.is_open_for(self.metrics)
         run = Run(
-            self._admission.admit(),
+            self._admission.admit(tenant()),
             self.metrics,
             meter if meter is not None and is_measured else self.new_meter(endpoint),
             closes_meter=not is_measured,
@@ -209,7 +210,8 @@ class InferenceService:
             num_prompt_tokens=run.num_prompt,
             notes=notes,
         )
-        timeout_s = min(self.limits.request_timeout_s, request.timeout_s or self.limits.request_timeout_s)
+        asked = [one for one in (request.timeout_s, options.timeout_s) if one is not None]
+        timeout_s = min([self.limits.request_timeout_s, *asked])
         streams = [
             self._updates(
                 run,
@@ -245,6 +247,8 @@ class InferenceService:
             params,
             priority=options.priority,
             cache_salt=cache_salt(),
+            tenant=tenant(),
+            weight=self._weights.get(tenant(), 1.0),
             constraint=prompt.constraint,
         )
 
@@ -252,13 +256,16 @@ class InferenceService:
         self, run: Run, choice: Choice[U], events: AsyncGenerator[TokenEvent, None]
     ) -> AsyncGenerator[U, None]:
         async with aclosing(events):
-            async for event in events:
-                run.saw(choice.choice, event)
-                update = choice.on(event)
-                if update is not None:
-                    yield update
-                if choice.finish is not None:
-                    return
+            try:
+                async for event in events:
+                    run.saw(choice.choice, event)
+                    update = choice.on(event)
+                    if update is not None:
+                        yield update
+                    if choice.finish is not None:
+                        return
+            except QueueFull as error:
+                raise self._admission.overloaded("The engines' queues are full.") from error
         raise EngineStopped("the backend's events ended without a finish reason")
 
 

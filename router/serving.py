@@ -6,6 +6,7 @@ The cluster form runs on a Ray of its own, or joins the one that RAY_ADDRESS nam
 import http.client
 import io
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -108,7 +109,8 @@ class _Application:
         self._runtime: RayRuntime | None = None
         self._started_serve = False
         self._supervisor: Any = None
-        self._renewed_at_s = float("-inf")
+        self._is_left = threading.Event()
+        self._lease: threading.Thread | None = None
         self._heard_at_s = time.monotonic()
 
     def take_up(self, runtime: RayRuntime) -> None:
@@ -136,7 +138,8 @@ class _Application:
         self._interrupts.check()
         application = build(self.config.model_dump(mode="json"))
         self._supervisor = find_supervisor(cluster_spec(self.config))
-        self._renew_lease()
+        self._lease = threading.Thread(target=self._keep_lease, name="lease", daemon=True)
+        self._lease.start()
         target = ray_serve.RunTarget(application, name=APPLICATION, route_prefix="/")
         ray_serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
@@ -148,7 +151,6 @@ class _Application:
             if status is not None:
                 view.show(readiness_of(status).components)
                 _raise_failure(status)
-            self._renew_lease()
             time.sleep(_POLL_INTERVAL_S)
         view.show([ComponentProgress(EDGE, "waiting for its first answer", 0.0)])
         _wait_for_ready(self.config, self._interrupts)
@@ -171,7 +173,6 @@ class _Application:
         """Stay the owner until interrupted; raise StartFailed if the application ends for another reason."""
         while True:
             self._interrupts.check()
-            self._renew_lease()
             time.sleep(_LEASE_INTERVAL_S)
             status = self.status()
             if status is not None and not status.is_wanted:
@@ -181,6 +182,9 @@ class _Application:
         """Remove all that is ours; with an own Ray, that is everything."""
         if self._runtime is None:
             return
+        self._is_left.set()
+        if self._lease is not None:
+            self._lease.join(_CALL_TIMEOUT_S)
         if not self._runtime.is_own and self._supervisor is not None:
             self._leave_joined_ray()
         self._runtime.shutdown()
@@ -227,10 +231,12 @@ class _Application:
             raise StartFailed("; ".join([application.message, *messages]))
         return application.status.name == "RUNNING"
 
-    def _renew_lease(self) -> None:
-        if time.monotonic() - self._renewed_at_s > _LEASE_INTERVAL_S:
-            self._supervisor.renew_lease.remote(LEASE_S)
-            self._renewed_at_s = time.monotonic()
+    def _keep_lease(self) -> None:
+        """Give signs of life until the application is left, whatever else this process waits for meanwhile."""
+        while not self._is_left.is_set():
+            with suppress(Exception):  # Ray that ends or is busy: the next sign follows soon
+                self._supervisor.renew_lease.remote(LEASE_S)
+            self._is_left.wait(_LEASE_INTERVAL_S)
 
     def _leave_joined_ray(self) -> None:
         """Take away the application, its workers and its supervisor; and Serve, if it came with us and is idle now."""

@@ -11,13 +11,15 @@ are compiled elsewhere.
 """
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Ordered
 from dataclasses import replace
 
 from cluster.engine.block_manager import BlockManager
+from cluster.engine.fair_shares import FairShares
 from cluster.engine.limits import EngineLimits
 from cluster.engine.live_sequence import LiveSequence
+from cluster.engine.make_way import who_makes_way
 from cluster.engine.scheduler import Chunk, Schedule, schedule
 from cluster.engine.sequence import FinishReason, Sequence, SequenceRequest, TokenEvent
 from cluster.engine.speculate import Drafter, drafters, with_drafts
@@ -36,6 +38,7 @@ from cluster.engine.step import (
     StepResult,
 )
 from cluster.engine.stop_rule import Ending, StopRule
+from cluster.engine.waiting_queue import WaitingQueue
 from cluster.grammar.compiler import Prepared
 from model.sampler import SampledToken
 from model.tokenizer import Tokenizer
@@ -65,7 +68,8 @@ class Engine:
         )
         self._live: dict[str, LiveSequence] = {}
         self._running: list[Sequence] = []
-        self._waiting: list[Sequence] = []
+        self._shares = FairShares()
+        self._waiting = WaitingQueue(self._shares)
         self._preparing: list[Sequence] = []
         self._under_way: StepPlan | None = None
         self._ended_under_way: list[Sequence] = []
@@ -104,7 +108,7 @@ class Engine:
 
     def stats(self, now_s: float) -> EngineStats:
         """Return the counts of this moment."""
-        waiting = [*self._waiting, *self._preparing]
+        waiting = [*self._waiting.unordered(), *self._preparing]
         waiting_since = [self._live[sequence.request.sequence_id].since_s for sequence in waiting]
         return EngineStats(
             num_running=len(self._running),
@@ -124,8 +128,9 @@ class Engine:
         """Assert that queues, tables and blocks agree with one another. Cheap enough for after every step of a test."""
         inside = [live.sequence for live in self._live.values()]
         queued = [*self._running, *self._waiting, *self._preparing]
+        self._shares.check_integrity(_tenants(inside), _tenants(self._running))
+        self._waiting.check_integrity()
         assert sorted(queued, key=_rank) == sorted(inside, key=_rank), "queues and sequences"
-        assert self._waiting == sorted(self._waiting, key=_rank), "the waiting queue is out of order"
         assert self._running == sorted(self._running, key=_rank), "the running list is out of order"
         assert len(inside) <= self.limits.max_sequences, f"{len(inside)} sequences are inside"
         assert all(sequence.num_computed == 0 for sequence in self._waiting), "a waiting sequence holds keys and values"
@@ -146,8 +151,9 @@ class Engine:
         rule = StopRule(request, limits.eos_ids, limits.max_context_tokens, self._tokenizer)
         live = LiveSequence(sequence, rule, now_s, self._new_drafter())
         self._live[request.sequence_id] = live
+        self._shares.join(request.tenant)
         if request.constraint is None:
-            insort(self._waiting, sequence, key=_rank)
+            self._waiting.add(sequence)
         else:
             self._preparing.append(sequence)
         ending = _replay(rule, sequence)
@@ -164,7 +170,7 @@ class Engine:
             return [self._end(live, Ending(FinishReason.STOP, live.sequence.token_ids[-1]))]
         live.guide = prepared.guide
         self._preparing.remove(live.sequence)
-        insort(self._waiting, live.sequence, key=_rank)
+        self._waiting.add(live.sequence)
         return []
 
     def _abort(self, sequence_id: str, attempt: int | None) -> list[TokenEvent]:
@@ -194,6 +200,7 @@ class Engine:
         num_accepted = max(0, len(tokens) - 1)
         sequence.num_computed = chunk.stop + num_accepted
         self._num_tokens += len(tokens)
+        self._shares.charge(sequence.request, len(tokens))
         self._num_drafted += len(chunk.draft)
         self._num_accepted += num_accepted
         self._blocks.computed(sequence, chunk.start)
@@ -235,6 +242,7 @@ class Engine:
     def _remove(self, live: LiveSequence) -> None:
         sequence = live.sequence
         del self._live[sequence.request.sequence_id]
+        self._shares.leave(sequence.request.tenant)
         if sequence in self._preparing:
             self._preparing.remove(sequence)
             return
@@ -242,7 +250,7 @@ class Engine:
             self._waiting.remove(sequence)
             self._blocks.forget(sequence.arrival)
             return
-        self._running.remove(sequence)
+        self._stop_running(sequence)
         if self._under_way:
             self._ended_under_way.append(sequence)
         else:
@@ -254,6 +262,7 @@ class Engine:
         if self._under_way or not (self._running or self._waiting):
             return None
         limits, blocks = self.limits, self._blocks
+        self._make_way()
         step = schedule(self._running, self._waiting, blocks.free, limits.geometry, limits.step, blocks)
         assert step.chunks, f"{len(self._live)} sequences are inside and none can run"
         step = self._speculate(step)
@@ -265,6 +274,28 @@ class Engine:
             self.limits.has_logit_digests,
         )
         return self._under_way
+
+    def _make_way(self) -> None:
+        """Preempt for a tenant of whom nothing runs, if another runs too much for it to begin."""
+        if self._shares.num_tenants < 2 or not (self._running and self._waiting):
+            return
+        limits, blocks = self.limits, self._blocks
+        head = next(iter(self._waiting))
+        victim = who_makes_way(self._running, head, blocks.free, limits.geometry, limits.step, blocks)
+        if victim is not None:
+            self._preempt(victim)
+
+    def _stop_running(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._shares.stop(sequence.request.tenant)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop_running(sequence)
+        self._blocks.release(sequence.arrival)
+        sequence.num_computed = 0
+        sequence.num_preemptions += 1
+        self._num_preemptions += 1
+        self._waiting.add(sequence)
 
     def _speculate(self, step: Schedule) -> Schedule:
         """Return the step with drafts where they are worth their rows."""
@@ -280,22 +311,23 @@ class Engine:
 
     def _apply(self, step: Schedule) -> None:
         for sequence in step.preempted:
-            self._running.remove(sequence)
-            self._blocks.release(sequence.arrival)
-            sequence.num_computed = 0
-            sequence.num_preemptions += 1
-            self._num_preemptions += 1
-            insort(self._waiting, sequence, key=_rank)
+            self._preempt(sequence)
         for sequence, num_cached_blocks in step.admitted:
             self._waiting.remove(sequence)
             self._blocks.admit(sequence, num_cached_blocks)
             sequence.num_computed = num_cached_blocks * self.limits.geometry.block_tokens
             if sequence.num_preemptions == 0:
                 sequence.num_cached = min(sequence.num_computed, sequence.num_prompt)
+                self._shares.charge(sequence.request, sequence.num_known - sequence.num_computed)
                 sequence.queued_s = self._now_s - self._live[sequence.request.sequence_id].since_s
             insort(self._running, sequence, key=_rank)
+            self._shares.begin(sequence.request.tenant)
         for chunk in step.chunks:
             self._blocks.grow(chunk.sequence.arrival, chunk.start + chunk.num_rows)
+
+
+def _tenants(sequences: Iterable[Sequence]) -> list[str]:
+    return [sequence.request.tenant for sequence in sequences]
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

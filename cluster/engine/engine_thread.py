@@ -15,6 +15,7 @@ from typing import Protocol
 
 from cluster.clock import Clock, MonotonicClock
 from cluster.engine.engine import Engine
+from cluster.engine.fair_shares import may_hold_one_more
 from cluster.engine.limits import EngineLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
@@ -123,8 +124,8 @@ class EngineThread:
         with self._lock:
             self._check_open()
             current = self._inside.get(request.sequence_id)
-            if current is None and len(self._inside) >= self.limits.max_sequences:
-                raise QueueFull(f"{len(self._inside)} sequences run or wait, and no more may; try again later")
+            if current is None:
+                self._check_room(request)
             if current is not None and current.attempt >= request.attempt:
                 raise EngineError(f"sequence {request.sequence_id} is here already, at attempt {current.attempt}")
             self._inside[request.sequence_id] = request
@@ -181,6 +182,16 @@ class EngineThread:
     def _check_open(self) -> None:
         if self._stopped_because is not None:
             raise EngineStopped(self._stopped_because)
+
+    def _check_room(self, request: SequenceRequest) -> None:
+        """Raise QueueFull if there is no place left, or only such as a tenant with many leaves to others."""
+        num_free = self.limits.max_sequences - len(self._inside)
+        if num_free <= 0:
+            raise QueueFull(f"{len(self._inside)} sequences run or wait, and no more may; try again later")
+        if request.tenant and request.attempt == 0:
+            num_own = sum(one.tenant == request.tenant for one in self._inside.values())
+            if not may_hold_one_more(num_own, num_free):
+                raise QueueFull(f"{num_own} sequences of this tenant run or wait; the last places are for others")
 
     def _put(self, item: Admit | Abort | Prepared) -> None:
         try:

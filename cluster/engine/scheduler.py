@@ -4,9 +4,10 @@ There is no prefill phase and no decode phase: a sequence has tokens known and t
 catch up, within one budget of rows. Running sequences come first, in order of rank, and each gets one row before any
 gets more, so that a long prompt does not hold up those that only add a token. If a row finds no block, the sequence
 of the highest rank gives all of its own back and computes them again later (it keeps its tokens). What is left of the
-budget admits waiting sequences, strictly in order.
+budget admits waiting sequences, strictly in the order of their turns.
 """
 
+from collections.abc import Collection, Iterable
 from collections.abc import Sequence as Ordered
 from dataclasses import dataclass, field
 
@@ -65,13 +66,13 @@ class Schedule:
 
 def schedule(
     running: Ordered[Sequence],
-    waiting: Ordered[Sequence],
+    waiting: Collection[Sequence],
     free: BlockCount,
     geometry: BlockGeometry,
     limits: StepLimits,
     cache: Cache | None = None,
 ) -> Schedule:
-    """Return the next step for sequences `running` and `waiting`, both ordered by rank, with `free` blocks left.
+    """Return the next step for sequences `running`, by rank, and `waiting`, by turn, with `free` blocks left.
 
     The chunk list is empty only if nothing runs and nothing waits.
     """
@@ -132,7 +133,7 @@ class _Draft:
         if given:
             self._give(sequence, self._rows_within_reach(sequence, given))
 
-    def admit(self, waiting: Ordered[Sequence], max_running: int) -> None:
+    def admit(self, waiting: Iterable[Sequence], max_running: int) -> None:
         """Start waiting sequences, in order, while there is room for all that is known of them."""
         reserved = self._outstanding()
         for sequence in waiting:

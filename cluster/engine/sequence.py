@@ -23,9 +23,13 @@ class SequenceRequest:
     attempt: int = 0
     """Raised with each resume; events carry it, so that those of an older attempt can be dropped."""
     priority: int = 0
-    """Lower numbers run first; equal ones in the order of arrival."""
+    """Lower numbers are admitted first; among equal ones, tenants take turns."""
     cache_salt: str = ""
     """Only sequences of one salt share computed prefixes: who may not learn what others have asked gets another."""
+    tenant: str = ""
+    """Who it is computed for, as an opaque name: those of one priority share the engine by their weights."""
+    weight: float = 1.0
+    """Of the tenant: with twice the weight, twice the tokens."""
     constraint: Constraint | None = None
     """What the output may consist of; None: anything. The sequence runs once its grammars are compiled."""
 

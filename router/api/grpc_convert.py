@@ -41,6 +41,7 @@ _SAME_NAMES = (
     "frequency_penalty",
     "repetition_penalty",
     "min_tokens",
+    "priority",
 )
 """Optional fields of Sampling that the HTTP API has under the same name."""
 

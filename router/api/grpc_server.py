@@ -5,6 +5,7 @@ metrics live on that loop, and a hop between loops would cost every token. What 
 tokenised, is done in threads by the service.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -79,7 +80,7 @@ async def start_grpc_server(
             ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ),
     )
-    rpc.add_InferenceServicer_to_server(_Inference(service), server)
+    rpc.add_InferenceServicer_to_server(_Inference(service, section.stalled_client_s), server)
     health = Health(service, _KNOWN_SERVICES)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), server)
@@ -98,20 +99,21 @@ async def start_grpc_server(
 class _Inference(rpc.InferenceServicer):
     """The service's calls, each a few lines over InferenceService."""
 
-    def __init__(self, service: InferenceService) -> None:
+    def __init__(self, service: InferenceService, stalled_s: float) -> None:
         self._service = service
+        self._stalled_s = stalled_s
 
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> AsyncIterator[pb.GenerateResponse]:  # noqa: N802
         """Stream the continuation of a prompt."""
         with measured(self._service.new_meter("completion")):
-            async with aclosing(_told(self._generate(request, context), context)) as messages:
+            async with aclosing(_read(_told(self._generate(request, context), context), self._stalled_s)) as messages:
                 async for message in messages:
                     yield message
 
     async def Chat(self, request: pb.ChatRequest, context: _Context) -> AsyncIterator[pb.ChatResponse]:  # noqa: N802
         """Stream the answer to a conversation."""
         with measured(self._service.new_meter("chat")):
-            async with aclosing(_told(self._chat(request, context), context)) as messages:
+            async with aclosing(_read(_told(self._chat(request, context), context), self._stalled_s)) as messages:
                 async for message in messages:
                     yield message
 
@@ -165,6 +167,20 @@ class _Inference(rpc.InferenceServicer):
                 for message in chat_messages(update, pieces[update.choice]):
                     yield message
             yield pb.ChatResponse(usage=usage_message(generation.usage))
+
+
+async def _read(messages: AsyncGenerator[M, None], stalled_s: float) -> AsyncGenerator[M, None]:
+    """Yield messages; end the call once its client has not read one for so long: it would hold a place for ever."""
+    call = asyncio.current_task()
+    assert call is not None, "a call runs as a task"
+    loop = asyncio.get_running_loop()
+    async with aclosing(messages):
+        async for message in messages:
+            giving_up = loop.call_later(stalled_s, call.cancel)
+            try:
+                yield message
+            finally:
+                giving_up.cancel()
 
 
 class _KeyCheck(grpc.aio.ServerInterceptor):

@@ -42,6 +42,12 @@ class SamplingBody(Body):
     stop_token_ids: list[TokenId] | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = Field(
+        default=None, description="0 if absent; lower numbers are begun first"
+    )
+    timeout: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Seconds after which the request ends, done or not"
+    )
     user: str | None = Field(default=None, description="Accepted; nothing depends on it")
 
 
@@ -56,6 +62,9 @@ def to_options(body: SamplingBody, limits: LimitsSection, max_tokens: int | None
         field = "top_logprobs" if "top_logprobs" in type(body).model_fields else "logprobs"
         message = f"{field} is {num_logprobs}; at most {limits.max_logprobs} are given."
         raise InvalidRequest(message, field, "invalid_value")
+    if body.priority is not None and body.priority < limits.min_priority:
+        message = f"priority is {body.priority}; it must be at least {limits.min_priority} here."
+        raise InvalidRequest(message, "priority", "invalid_value")
     return Options(
         num_choices=num_choices,
         max_tokens=max_tokens,
@@ -74,6 +83,8 @@ def to_options(body: SamplingBody, limits: LimitsSection, max_tokens: int | None
         ignore_eos=bool(body.ignore_eos),
         min_tokens=body.min_tokens or 0,
         num_logprobs=num_logprobs,
+        priority=body.priority or 0,
+        timeout_s=body.timeout,
     )
 
 

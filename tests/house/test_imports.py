@@ -17,6 +17,7 @@ RIM: dict[str, tuple[str, ...]] = {
         "cluster/expert_worker.py",
         "cluster/supervisor.py",
         "cluster/ray_runtime.py",
+        "router/attention_router.py",
         "router/deployments.py",
         "router/ray_backend.py",
         "router/serving.py",

@@ -5,6 +5,7 @@ the model and the sampler give it alone, without any engine, up to where it was 
 """
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ def _random_prompt(chance: random.Random) -> list[int]:
 def _random_request(chance: random.Random, name: str) -> SequenceRequest:
     temperature = chance.choice([0.0, 1.0, 5.0])
     kinds: list[dict[str, Any]] = [{}, {}, {"top_p": 0.8}, {"top_k": 5}, {"min_p": 0.1}, {"frequency_penalty": 1.0}]
-    return request(
+    one = request(
         name,
         _random_prompt(chance),
         priority=chance.choice([0, 0, 0, 1, -1]),
@@ -43,6 +44,7 @@ def _random_request(chance: random.Random, name: str) -> SequenceRequest:
         num_logprobs=chance.choice([None, None, 2]),
         **chance.choice(kinds),
     )
+    return replace(one, tenant=chance.choice(["", "", "a", "b"]), weight=chance.choice([0.5, 1.0, 2.0]))
 
 
 def _random_driver(chance: random.Random) -> Driver:

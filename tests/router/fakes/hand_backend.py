@@ -5,7 +5,7 @@ A script maps to each sequence the ids that it gives, one event an id, as the en
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,37 +78,32 @@ class HandBackend:
             num_accepted=7,
         )
 
-    def _events(self, request: SequenceRequest) -> list[TokenEvent]:
+    def _events(self, request: SequenceRequest) -> Iterator[TokenEvent]:
         params = request.params
         if self.refusal is not None:
             why: dict[str, Any] = {"finish_reason": FinishReason.REFUSED, "error": self.refusal}
-            return [TokenEvent(request.sequence_id, request.attempt, 0, (), **why)]
+            yield TokenEvent(request.sequence_id, request.attempt, 0, (), **why)
+            return
         ids = list(self.script.get(params.choice, self.default))
         stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(EOS_IDS))
         end = next((place + 1 for place, token_id in enumerate(ids) if token_id in stops), len(ids))
         ids = ids[:end][: params.max_tokens]
         is_stopped = bool(ids) and ids[-1] in stops
-        events: list[TokenEvent] = []
         for first in range(0, max(len(ids), 1), self.tokens_per_event):
             some = tuple(ids[first : first + self.tokens_per_event])
             is_last = first + self.tokens_per_event >= len(ids)
             reason = (FinishReason.STOP if is_stopped else FinishReason.LENGTH) if is_last else None
-            events.append(
-                TokenEvent(
-                    sequence_id=request.sequence_id,
-                    attempt=request.attempt,
-                    index=first,
-                    token_ids=some,
-                    logprobs=tuple(
-                        _logprob(one, params.num_logprobs) for one in some if params.num_logprobs is not None
-                    ),
-                    finish_reason=reason,
-                    stop_reason=some[-1] if reason is FinishReason.STOP else None,
-                    num_cached=self.num_cached,
-                    queued_s=self.queued_s,
-                )
+            yield TokenEvent(
+                sequence_id=request.sequence_id,
+                attempt=request.attempt,
+                index=first,
+                token_ids=some,
+                logprobs=tuple(_logprob(one, params.num_logprobs) for one in some if params.num_logprobs is not None),
+                finish_reason=reason,
+                stop_reason=some[-1] if reason is FinishReason.STOP else None,
+                num_cached=self.num_cached,
+                queued_s=self.queued_s,
             )
-        return events
 
 
 def _logprob(token_id: int, num_top: int | None) -> TokenLogprob:
