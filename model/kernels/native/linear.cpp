@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kPart = 32;  // inputs summed on their own before they join the total: rounding grows less
 
 // Each output is a sum over k in order: kPart fused products at a time, then the parts. GROUPS groups of eight features
-// and ROWS rows only interleave independent sums.
-template <typename Weight, int ROWS, int GROUPS>
+// and ROWS rows only interleave independent sums. The weights come from memory for the first tile of rows only.
+template <typename Weight, int ROWS, int GROUPS, bool IS_FIRST>
 void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int64_t out_stride) {
   Lanes totals[ROWS][GROUPS];
   for (int row = 0; row < ROWS; ++row)
@@ -31,7 +31,7 @@ void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int
       for (int group = 0; group < GROUPS; ++group) {
         const Weight* at = w + (group * k_size + k) * kLanes;
         weights[group] = load(at);
-        if (ROWS < kRowTile) __builtin_prefetch(at + 1024);
+        if (IS_FIRST) __builtin_prefetch(at + 1024);
       }
       for (int row = 0; row < ROWS; ++row) {
         Lanes input = spread(x[row * k_size + k]);
@@ -50,7 +50,8 @@ void dense_tile(const float* x, int64_t k_size, const Weight* w, float* out, int
 template <typename Weight, int GROUPS>
 void dense_rows(const float* x, int64_t rows, int64_t k_size, const Weight* w, float* out, int64_t out_stride) {
   each_tile<kRowTile>(rows, [&](auto size, int64_t row) {
-    dense_tile<Weight, size(), GROUPS>(x + row * k_size, k_size, w, out + row * out_stride, out_stride);
+    const auto tile = row == 0 ? dense_tile<Weight, size(), GROUPS, true> : dense_tile<Weight, size(), GROUPS, false>;
+    tile(x + row * k_size, k_size, w, out + row * out_stride, out_stride);
   });
 }
 

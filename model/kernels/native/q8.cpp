@@ -80,8 +80,8 @@ inline __m256i spread_pair(const int16_t* from) {
 }
 
 // Integer sums are exact in any order; across blocks the f32 sum runs in block order. ROWS and GROUPS of eight features
-// only interleave independent sums.
-template <int ROWS, int GROUPS>
+// only interleave independent sums. The weights come from memory for the first tile of rows only.
+template <int ROWS, int GROUPS, bool IS_FIRST>
 void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
   const int64_t blocks = k_size / kBlock;
   __m256 totals[ROWS][GROUPS];
@@ -91,7 +91,7 @@ void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t
     __m256i sums[ROWS][GROUPS];
     for (int r = 0; r < ROWS; ++r)
       for (int g = 0; g < GROUPS; ++g) sums[r][g] = _mm256_setzero_si256();
-    if (ROWS < kRowTile)
+    if (IS_FIRST)
       for (int g = 0; g < GROUPS; ++g)
         for (int line = 0; line < kPackedBytes; line += 64)
           _mm_prefetch(reinterpret_cast<const char*>(w + g * blocks * kPackedBytes + 3072 + line), _MM_HINT_T0);
@@ -119,7 +119,7 @@ void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t
     for (int g = 0; g < GROUPS; ++g) _mm256_storeu_ps(out + r * out_stride + g * kLanes, totals[r][g]);
 }
 #else
-template <int ROWS, int GROUPS>
+template <int ROWS, int GROUPS, bool IS_FIRST>
 void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
   const int64_t blocks = k_size / kBlock;
   for (int r = 0; r < ROWS; ++r) {
@@ -146,7 +146,8 @@ void q8_tile(const QuantizedWords& x, int64_t row, int64_t k_size, const uint8_t
 template <int GROUPS>
 void q8_rows(const QuantizedWords& x, int64_t rows, int64_t k_size, const uint8_t* w, float* out, int64_t out_stride) {
   each_tile<kRowTile>(rows, [&](auto size, int64_t row) {
-    q8_tile<size(), GROUPS>(x, row, k_size, w, out + row * out_stride, out_stride);
+    const auto tile = row == 0 ? q8_tile<size(), GROUPS, true> : q8_tile<size(), GROUPS, false>;
+    tile(x, row, k_size, w, out + row * out_stride, out_stride);
   });
 }
 
