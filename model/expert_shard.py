@@ -8,7 +8,7 @@ pure function of its weights and the row (N2): the same wherever the shard lives
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from model.checkpoint.weights import ExpertMatrix, ExpertWeights
 from model.config import ModelConfig
 from model.expert_groups import ExpertGroups, group_by_expert
 from model.kernels.linear import LinearWeight, linear
+from model.kernels.mxfp4_experts import mxfp4_experts
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear
 from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8
 from model.kernels.native_library import native_library
@@ -113,6 +114,12 @@ class ExpertShard:
 
     def _multiply(self, layer: int, name: _Name, by_expert: Tensor, groups: ExpertGroups) -> Tensor:
         """Return each expert's rows times its matrix, plus its bias, in the order of `groups`."""
+        experts = [self._experts[layer, expert] for expert in groups.experts]
+        weights = [expert.matrices[name] for expert in experts]
+        if self._reads_mxfp4 and all(isinstance(weight, Mxfp4Weight) for weight in weights):
+            packed = cast("list[Mxfp4Weight]", weights)
+            biases = [expert.biases[name].float() for expert in experts]
+            return mxfp4_experts(by_expert, packed, biases, groups.bounds, self._numerics.has_int8_experts)
         parts: list[Tensor] = []
         for expert, places in groups.spans():
             key = layer, expert
@@ -124,7 +131,7 @@ class ExpertShard:
         matrix = self._experts[key].matrices[name]
         if self._numerics.has_int8_experts and not isinstance(matrix, LinearWeight):
             return lambda rows, bias: mxfp4_linear_int8(rows, matrix, bias)
-        if isinstance(matrix, Mxfp4Weight):
+        if isinstance(matrix, Mxfp4Weight):  # beside one that is not
             return lambda rows, bias: mxfp4_linear(rows, matrix, bias)
         dense = matrix if isinstance(matrix, LinearWeight) else self._dequantize(key, name, matrix)
         return lambda rows, bias: linear(rows, dense, bias)

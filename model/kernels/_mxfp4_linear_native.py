@@ -1,8 +1,11 @@
-"""The native body of `mxfp4_linear`, and the layout it reads.
+"""The native body of the MXFP4 matmuls, and the layout it reads.
 
 For 8 output features and 32 inputs, byte 32 m + 4 r + i of the codes holds feature r: input 8 m + i in its low nibble,
 input 8 m + 4 + i in its high one. The 8 scales follow. So a 32-byte load meets 4 inputs of each of 8 features.
 """
+
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,6 +13,7 @@ from torch import Tensor
 from model.kernels.native_library import required_library
 from model.kernels.threads import num_threads
 
+Kernel = Literal["em_mxfp4", "em_mxfp4_int8"]
 FEATURES = 8
 """Output features that lie side by side in a packed weight."""
 _CODE_BYTES = 128
@@ -42,12 +46,24 @@ def unpack_blocks(packed: Tensor) -> tuple[Tensor, Tensor]:
     return blocks.contiguous(), scales.transpose(1, 2).flatten(0, 1).contiguous()
 
 
-def mxfp4_linear_native(rows: Tensor, packed: Tensor) -> Tensor:
-    """Return rows [T, K] times the packed weight transposed as [T, N] f32."""
+def mxfp4_native(
+    kernel: Kernel, rows: Tensor, packed: Sequence[Tensor], biases: Sequence[Tensor], bounds: Sequence[int]
+) -> Tensor:
+    """Return rows [T, K] times packed weights transposed, plus biases [N] f32, as [T, N] f32.
+
+    Weight e is for the rows from `bounds[e]` to `bounds[e + 1]`; all have the same shape.
+    """
     rows = rows.float().contiguous()
     num_rows, width = rows.shape
-    features = packed.shape[0] * FEATURES
-    assert width == packed.shape[1] * 32, f"rows {tuple(rows.shape)} do not fit a weight {tuple(packed.shape)}"
+    features = packed[0].shape[0] * FEATURES
+    assert width == packed[0].shape[1] * 32, f"rows {tuple(rows.shape)} do not fit a weight {tuple(packed[0].shape)}"
+    assert num_rows == bounds[-1], f"{num_rows} rows, bounds {bounds}"
+    assert all(bias.dtype is torch.float32 for bias in biases), "the kernel reads biases as f32"
     out = torch.empty((num_rows, features), dtype=torch.float32)
-    required_library().call("em_mxfp4", rows, num_rows, width, packed, features, out, threads=num_threads())
+    places = [torch.tensor(values) for values in (bounds, _addresses(packed), _addresses(biases))]
+    required_library().call(kernel, rows, *places, len(packed), width, features, out, threads=num_threads())
     return out
+
+
+def _addresses(tensors: Sequence[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]

@@ -5,8 +5,8 @@
 
 #include <vector>
 
+#include "mxfp4_experts.h"
 #include "mxfp4_wide.h"
-#include "pool.h"
 
 namespace {
 
@@ -19,13 +19,8 @@ struct Quantized {
   std::vector<float> scales;       // [rows, K/32]: half the step, since codes are doubled
 };
 
-void quantize(const float* x, int64_t rows, int64_t k_size, Quantized& out) {
-  const int64_t blocks = k_size / kBlock;
-  out.high.resize(rows * k_size);
-  out.low.resize(rows * k_size);
-  out.sums.resize(rows * blocks);
-  out.scales.resize(rows * blocks);
-  for (int64_t block = 0; block < rows * blocks; ++block) {
+void quantize_blocks(const float* x, int64_t begin, int64_t end, Quantized& out) {
+  for (int64_t block = begin; block < end; ++block) {
     const float* from = x + block * kBlock;
     float largest = 0;
     for (int i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(from[i]));
@@ -41,6 +36,15 @@ void quantize(const float* x, int64_t rows, int64_t k_size, Quantized& out) {
     out.sums[block] = sum;
     out.scales[block] = largest > 0 ? largest / kMaxQuantized * 0.5f : 0;
   }
+}
+
+void quantize(const float* x, int64_t rows, int64_t k_size, Quantized& out, int threads) {
+  const int64_t blocks = k_size / kBlock;
+  out.high.resize(rows * k_size);
+  out.low.resize(rows * k_size);
+  out.sums.resize(rows * blocks);
+  out.scales.resize(rows * blocks);
+  each_rows(rows, threads, [&](int64_t row, int64_t end) { quantize_blocks(x, row * blocks, end * blocks, out); });
 }
 
 #if WITH_AVX2
@@ -164,25 +168,27 @@ void em_mxfp4_pack(const uint8_t* blocks, const uint8_t* scales, int64_t n, int6
   });
 }
 
-// x [rows, k] f32, packed as above, out [rows, n] f32.
-void em_mxfp4(const float* x, int64_t rows, int64_t k, const uint8_t* packed, int64_t n, float* out, int threads) {
+// x [bounds[experts], k] f32, packed as above and biases [n] f32 of each expert, out [bounds[experts], n] f32.
+void em_mxfp4(const float* x, const int64_t* bounds, const uint8_t* const* packed, const float* const* biases,
+              int64_t experts, int64_t k, int64_t n, float* out, int threads) {
   Quantized quantized;
-  quantize(x, rows, k, quantized);
-  const int64_t groups = n / kLanes, bytes = k / kBlock * kBlockBytes;
-  const int64_t per_task = groups_per_task(groups, threads);
-  pool().run(threads, (groups + per_task - 1) / per_task, [&](int64_t task) {
-    const int64_t end = std::min(groups, (task + 1) * per_task);
-    int64_t group = task * per_task;
+  quantize(x, bounds[experts], k, quantized, threads);
+  const int64_t bytes = k / kBlock * kBlockBytes;
+  each_expert(experts, n / kLanes, threads, [&](int64_t expert, int64_t group, int64_t end) {
+    const int64_t first = bounds[expert], rows = bounds[expert + 1] - first, begin = group;
+    const uint8_t* weights = packed[expert];
+    float* to = out + first * n;
 #if WITH_AVX512
     for (; rows > 1 && group + kWideGroups <= end; group += kWideGroups)
       each_tile<kWideRows>(rows, [&](auto size, int64_t row) {
-        wide_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+        wide_tile<size()>(quantized, first + row, k, weights + group * bytes, to + row * n + group * kLanes, n);
       });
 #endif
     for (; group < end; ++group)
       each_tile<kNarrowRows>(rows, [&](auto size, int64_t row) {
-        mxfp4_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+        mxfp4_tile<size()>(quantized, first + row, k, weights + group * bytes, to + row * n + group * kLanes, n);
       });
+    add_bias(biases[expert] + begin * kLanes, rows, (end - begin) * kLanes, to + begin * kLanes, n);
   });
 }
 

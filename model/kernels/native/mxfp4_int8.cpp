@@ -5,8 +5,8 @@
 
 #include <vector>
 
+#include "mxfp4_experts.h"
 #include "mxfp4_wide.h"
-#include "pool.h"
 
 namespace {
 
@@ -52,13 +52,15 @@ void quantize_block(const float* from, int8_t* values, int16_t* offsets, float* 
   *scale = largest / kLargestValue * 0.5f;
 }
 
-void quantize(const float* x, int64_t rows, int64_t k_size, QuantizedBytes& out) {
-  const int64_t blocks = rows * (k_size / kBlock);
+void quantize(const float* x, int64_t rows, int64_t k_size, QuantizedBytes& out, int threads) {
+  const int64_t blocks = k_size / kBlock;
   out.values.resize(rows * k_size);
-  out.offsets.resize(blocks * 2);
-  out.scales.resize(blocks);
-  for (int64_t block = 0; block < blocks; ++block)
-    quantize_block(x + block * kBlock, &out.values[block * kBlock], &out.offsets[block * 2], &out.scales[block]);
+  out.offsets.resize(rows * blocks * 2);
+  out.scales.resize(rows * blocks);
+  each_rows(rows, threads, [&](int64_t row, int64_t end) {
+    for (int64_t block = row * blocks; block < end * blocks; ++block)
+      quantize_block(x + block * kBlock, &out.values[block * kBlock], &out.offsets[block * 2], &out.scales[block]);
+  });
 }
 
 #if WITH_AVX2
@@ -155,26 +157,27 @@ void wide_tile(const QuantizedBytes& x, int64_t row, int64_t k_size, const uint8
 
 extern "C" {
 
-// x [rows, k] f32, packed by em_mxfp4_pack, out [rows, n] f32.
-void em_mxfp4_int8(const float* x, int64_t rows, int64_t k, const uint8_t* packed, int64_t n, float* out,
-                   int threads) {
+// As em_mxfp4.
+void em_mxfp4_int8(const float* x, const int64_t* bounds, const uint8_t* const* packed, const float* const* biases,
+                   int64_t experts, int64_t k, int64_t n, float* out, int threads) {
   QuantizedBytes quantized;
-  quantize(x, rows, k, quantized);
-  const int64_t groups = n / kLanes, bytes = k / kBlock * kBlockBytes;
-  const int64_t per_task = groups_per_task(groups, threads);
-  pool().run(threads, (groups + per_task - 1) / per_task, [&](int64_t task) {
-    const int64_t end = std::min(groups, (task + 1) * per_task);
-    int64_t group = task * per_task;
+  quantize(x, bounds[experts], k, quantized, threads);
+  const int64_t bytes = k / kBlock * kBlockBytes;
+  each_expert(experts, n / kLanes, threads, [&](int64_t expert, int64_t group, int64_t end) {
+    const int64_t first = bounds[expert], rows = bounds[expert + 1] - first, begin = group;
+    const uint8_t* weights = packed[expert];
+    float* to = out + first * n;
 #if WITH_AVX512
     for (; rows > 1 && group + kWideGroups <= end; group += kWideGroups)
       each_tile<kWideRows>(rows, [&](auto size, int64_t row) {
-        wide_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+        wide_tile<size()>(quantized, first + row, k, weights + group * bytes, to + row * n + group * kLanes, n);
       });
 #endif
     for (; group < end; ++group)
       each_tile<kManyRows>(rows, [&](auto size, int64_t row) {
-        int8_tile<size()>(quantized, row, k, packed + group * bytes, out + row * n + group * kLanes, n);
+        int8_tile<size()>(quantized, first + row, k, weights + group * bytes, to + row * n + group * kLanes, n);
       });
+    add_bias(biases[expert] + begin * kLanes, rows, (end - begin) * kLanes, to + begin * kLanes, n);
   });
 }
 

@@ -18,6 +18,7 @@ from model.kernels import threads
 from model.kernels.attention import AttentionPlan, paged_attention, paged_attention_torch
 from model.kernels.attention_tiles import TileShape
 from model.kernels.linear import LinearWeight, linear, linear_torch
+from model.kernels.mxfp4_experts import mxfp4_experts
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear, mxfp4_linear_torch
 from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8, mxfp4_linear_int8_torch
 from model.kernels.native_library import required_library
@@ -63,6 +64,10 @@ def fuzz_mxfp4(generator: random.Random) -> Tensor:
     check_close(precise, mxfp4_linear_torch(rows, weight, bias))
     if not torch.equal(int8, mxfp4_linear_int8_torch(rows, weight, bias)):
         raise SystemExit(f"mxfp4_linear_int8 differs from its twin: rows {tuple(rows.shape)}, features {features}")
+    bounds = [0, len(rows) // 3, len(rows)]
+    for is_int8, alone in ((False, precise), (True, int8)):
+        if not torch.equal(mxfp4_experts(rows, [weight] * 2, [bias] * 2, bounds, is_int8), alone):
+            raise SystemExit(f"experts together differ from alone: rows {bounds}, features {features}, {is_int8=}")
     return torch.cat((precise, int8))
 
 

@@ -35,9 +35,14 @@ def packed_experts(width: int, features: int) -> Tensor:
 
 def multiply(library: NativeLibrary, function: str, rows: Tensor, packed: Tensor, threads: int = 1) -> Tensor:
     """Return the bits [T, N] i32 of a matmul kernel's f32 output."""
+    num_rows, width = rows.shape
     features = packed.shape[0] * 8
-    out = torch.full((rows.shape[0], features), torch.nan)
-    library.call(function, rows, *rows.shape, packed, features, out, threads=threads)
+    out, bias = torch.full((num_rows, features), torch.nan), torch.arange(features) / 8
+    if function.startswith("em_mxfp4"):
+        places = [torch.tensor(values) for values in ([0, num_rows], [packed.data_ptr()], [bias.data_ptr()])]
+        library.call(function, rows, *places, 1, width, features, out, threads=threads)
+    else:
+        library.call(function, rows, num_rows, width, packed, features, out, threads=threads)
     return out.view(torch.int32)
 
 

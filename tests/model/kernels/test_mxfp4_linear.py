@@ -16,9 +16,9 @@ INPUT_STEP = 2.0**-14
 pytestmark = pytest.mark.skipif(native_library() is None, reason="needs a C++ compiler: the packed layout is native")
 
 
-def random_weight(inputs: int, outputs: int) -> Mxfp4Tensor:
+def random_weight(inputs: int, outputs: int, seed: int = 0) -> Mxfp4Tensor:
     """Return random codes, all sixteen of them, and scales between 2**-9 and 2**4."""
-    generator = torch.Generator().manual_seed(inputs * outputs)
+    generator = torch.Generator().manual_seed(inputs * outputs + seed)
     blocks = torch.randint(0, 256, (outputs, inputs // 32, 16), generator=generator, dtype=torch.uint8)
     scales = torch.randint(118, 132, (outputs, inputs // 32), generator=generator, dtype=torch.uint8)
     return Mxfp4Tensor(blocks, scales)
