@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from model.kernels._mxfp4_linear_native import mxfp4_native
+from model.kernels._mxfp4_experts_native import mxfp4_experts_native
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear_torch
 from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8_torch
 
@@ -22,7 +22,7 @@ def mxfp4_experts(
     With `is_int8` the rows are rounded to eight bits.
     """
     kernel = "em_mxfp4_int8" if is_int8 else "em_mxfp4"
-    return mxfp4_native(kernel, rows, [weight.packed for weight in weights], biases, bounds)
+    return mxfp4_experts_native(kernel, rows, [weight.packed for weight in weights], biases, bounds)
 
 
 def mxfp4_experts_torch(

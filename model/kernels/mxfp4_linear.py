@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.kernels._mxfp4_linear_native import mxfp4_native, pack_blocks, packed_shape, unpack_blocks
+from model.kernels._mxfp4_experts_native import mxfp4_experts_native
+from model.kernels._mxfp4_layout import pack_blocks, packed_shape, unpack_blocks
 from model.kernels.linear import LinearWeight, linear_torch
 from model.mxfp4 import Mxfp4Tensor, dequantize
 
@@ -48,7 +49,7 @@ class Mxfp4Weight:
 
 def mxfp4_linear(rows: Tensor, weight: Mxfp4Weight, bias: Tensor) -> Tensor:
     """Return rows [T, K] times weight [N, K] transposed, plus bias [N], as [T, N] f32."""
-    return mxfp4_native("em_mxfp4", rows, [weight.packed], [bias.float()], [0, len(rows)])
+    return mxfp4_experts_native("em_mxfp4", rows, [weight.packed], [bias.float()], [0, len(rows)])
 
 
 def mxfp4_linear_torch(rows: Tensor, weight: Mxfp4Weight, bias: Tensor) -> Tensor:

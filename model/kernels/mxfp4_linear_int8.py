@@ -10,7 +10,7 @@ below 2**-116 counts as zero; one that holds an infinity or a NaN makes its outp
 import torch
 from torch import Tensor
 
-from model.kernels._mxfp4_linear_native import mxfp4_native
+from model.kernels._mxfp4_experts_native import mxfp4_experts_native
 from model.kernels.mxfp4_linear import Mxfp4Weight
 from model.mxfp4 import BLOCK_VALUES, MAGNITUDES, Mxfp4Tensor
 
@@ -28,7 +28,7 @@ def mxfp4_linear_int8(rows: Tensor, weight: Mxfp4Weight | Mxfp4Tensor, bias: Ten
     A packed weight goes to the native kernel, one in the checkpoint's layout to the twin.
     """
     if isinstance(weight, Mxfp4Weight):
-        return mxfp4_native("em_mxfp4_int8", rows, [weight.packed], [bias.float()], [0, len(rows)])
+        return mxfp4_experts_native("em_mxfp4_int8", rows, [weight.packed], [bias.float()], [0, len(rows)])
     return mxfp4_linear_int8_torch(rows, weight, bias)
 
 

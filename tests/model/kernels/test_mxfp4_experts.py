@@ -12,6 +12,7 @@ from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8
 from model.kernels.native_library import native_library
 from model.kernels.threads import num_threads, use_threads
 from tests.model.kernels.test_mxfp4_linear import random, random_weight
+from tests.support.row_independence import find_dependence
 
 pytestmark = pytest.mark.skipif(native_library() is None, reason="packed experts are for the native kernels")
 
@@ -49,6 +50,16 @@ def test_every_row_has_the_bits_of_its_expert_alone(
         assert torch.equal(together, twin)
     else:
         assert torch.allclose(together, twin, rtol=0, atol=2e-4 * float(twin.abs().max()))
+
+
+@pytest.mark.parametrize("is_int8", [False, True])
+def test_mxfp4_experts_is_row_independent(is_int8: bool) -> None:
+    weights, biases = experts(96, 200, 2)
+
+    def multiply(rows: Tensor) -> Tensor:
+        return mxfp4_experts(rows, weights, biases, [0, 0, len(rows)], is_int8)
+
+    assert find_dependence(multiply, random(40, 96)) is None
 
 
 def test_a_weight_for_other_rows_is_refused() -> None:
