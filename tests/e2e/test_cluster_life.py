@@ -136,11 +136,11 @@ def test_the_death_of_the_supervisor_is_no_matter_and_it_comes_back_to_its_worke
 def test_requests_go_on_after_the_death_of_the_only_attention_replica_once_another_is_there(
     client: httpx.Client, run_root: Path
 ) -> None:
-    expected = complete(client, seed=6, num_tokens=2000)
+    expected = complete(client, seed=6, num_tokens=800)
     (attention,) = pids_titled(run_of(run_root), "ray::ServeReplica:expertmesh:Attention")
     killer = threading.Timer(0.5, os.kill, (attention, signal.SIGKILL))
     killer.start()
-    assert complete(client, seed=6, num_tokens=2000) == expected
+    assert complete(client, seed=6, num_tokens=800) == expected
     assert attention not in pids_titled(run_of(run_root), "ray::ServeReplica:expertmesh:Attention")
 
 
