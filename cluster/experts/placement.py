@@ -5,7 +5,7 @@ A placement decides where an expert runs, never what comes out. Collapsed is a p
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -126,6 +126,32 @@ class Moves:
 
     puts: tuple[Move, ...]
     drops: tuple[Move, ...]
+
+
+def with_spare_copies(placement: Placement, num_slots: int) -> Placement:
+    """Return `placement` with up to `num_slots` more experts of each layer on each worker: those with fewest copies.
+
+    Which ones differs from layer to layer and worker to worker; none comes twice on one worker.
+    """
+    layers = tuple(
+        _with_spares(experts, layer, num_slots, len(placement.workers))
+        for layer, experts in enumerate(placement.copies)
+    )
+    return replace(placement, copies=layers)
+
+
+def _with_spares(
+    experts: tuple[tuple[int, ...], ...], layer: int, num_slots: int, num_workers: int
+) -> tuple[tuple[int, ...], ...]:
+    copies = [list(indices) for indices in experts]
+    for number in range(num_slots * num_workers):
+        worker = (number + layer) % num_workers
+        absent = [expert for expert, indices in enumerate(copies) if worker not in indices]
+        if absent:
+            first = (number + layer) % len(copies)
+            chosen = min(absent, key=lambda expert: (len(copies[expert]), (expert - first) % len(copies)))
+            copies[chosen].append(worker)
+    return tuple(tuple(indices) for indices in copies)
 
 
 def moves(old: Placement, new: Placement) -> Moves:
