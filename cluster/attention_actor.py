@@ -24,13 +24,14 @@ from cluster.membership_refresher import MembershipRefresher
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.sequence_end import SequenceEnd
-from cluster.supervision import StoredState
+from cluster.stored_state import StoredState
 from cluster.token_stream import ReplicaIdentity, StreamLimits, TokenStreamServer
 from model.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
     from cluster.attention_side import AttentionSide
     from cluster.engine.engine_thread import EngineThread
+    from cluster.experts.traffic import TrafficReport
 
 NO_EPOCH = -1
 _CALL_TIMEOUT_S = 20.0
@@ -117,7 +118,7 @@ class AttentionReplica:
     def _watch(self) -> None:
         """Report and follow the published memberships; end the engine once the stored state wants none of this."""
         while is_wanted(self._spec):
-            membership = self._next_membership(self._report(), self._membership.epoch)
+            membership = self._next_membership(self._report(), self._membership.epoch, self._side.traffic_report())
             if membership is not None:
                 self._membership = membership
                 self._side.publish(membership)
@@ -127,10 +128,12 @@ class AttentionReplica:
     def _current_membership(self) -> Membership | None:
         return self._next_membership(self._report(), NO_EPOCH)
 
-    def _next_membership(self, report: ComponentReport, epoch: int) -> Membership | None:
+    def _next_membership(
+        self, report: ComponentReport, epoch: int, traffic: "TrafficReport | None" = None
+    ) -> Membership | None:
         """Return a membership newer than `epoch`, or None after a while; a supervisor that is away is waited for."""
         try:
-            return ray.get(self._supervisor().watch.remote(report, epoch), timeout=_CALL_TIMEOUT_S)
+            return ray.get(self._supervisor().watch.remote(report, epoch, traffic), timeout=_CALL_TIMEOUT_S)
         except (RayError, ValueError):
             logger.warning("the supervisor does not answer; the membership of epoch %d goes on", epoch)
             threading.Event().wait(_RETRY_INTERVAL_S)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from cluster.cluster_spec import ClusterSpec, worker_id
+from cluster.cluster_spec import ClusterSpec
 from cluster.cluster_status import Membership
 from cluster.engine.build import build_engine
 from cluster.engine.engine_thread import EngineThread
@@ -17,11 +17,13 @@ from cluster.errors import ExpertError, HandshakeRefused, WorkerLost
 from cluster.experts.client import ClientOptions, GrpcExpertTransport
 from cluster.experts.dispatch_limits import DispatchLimits
 from cluster.experts.fallback_shard import FallbackShard
+from cluster.experts.first_placement import Share, current_placement
 from cluster.experts.handshake import Agreement, model_digest, new_incarnation
 from cluster.experts.messages import FrameFormat
 from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.token_dispatcher import TokenDispatcher
+from cluster.experts.traffic import TrafficReport
 from cluster.model_source import check_context, open_model
 from cluster.shard_loading import load_shard
 from model.checkpoint.checkpoint import Checkpoint
@@ -84,6 +86,10 @@ class AttentionSide:
     def dispatch_gauges(self) -> dict[str, float]:
         """Return the dispatch's counts by name, as they are reported; none if the experts are here."""
         return {} if self.remote is None else self.remote.experts.counters.gauges()
+
+    def traffic_report(self) -> TrafficReport | None:
+        """Return which experts were chosen lately, and the oldest epoch in use; None if the experts are here."""
+        return None if self.remote is None else self.remote.experts.traffic_report()
 
     def publish(self, membership: Membership) -> None:
         """Follow a membership. One whose workers' bits are others ends the engine: no sequence may go on with them."""
@@ -199,8 +205,8 @@ def fallback_shard(spec: ClusterSpec, checkpoint: Checkpoint, fingerprint: str) 
 
 def placement_of(membership: Membership, config: ModelConfig) -> Placement:
     """Return where the experts are: a worker that is away keeps its share, and another copy answers meanwhile."""
-    workers = [worker_id(index) for index in range(membership.num_workers)]
-    return Placement.uniform(config.num_layers, config.num_experts, workers, membership.copies, membership.epoch)
+    share = Share(membership.num_workers, membership.copies, membership.num_spare_slots)
+    return current_placement(share, membership.placement, (config.num_layers, config.num_experts), membership.epoch)
 
 
 def addresses_of(membership: Membership) -> dict[str, str]:

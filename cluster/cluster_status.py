@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cluster.experts.placement import Placement
+
 Role = Literal["attention", "worker"]
 
 
@@ -28,6 +30,10 @@ class Membership:
     copies: int
     members: tuple[Member, ...]
     """The ready ones; fewer than `num_workers` while a worker is being made anew."""
+    num_spare_slots: int = 0
+    """Experts of each layer that a worker holds beyond its part of the copies."""
+    placement: Placement | None = None
+    """Where the experts are since the first of them was moved; None before: all know where they are then."""
 
     @property
     def worker_fingerprint(self) -> str | None:
@@ -63,6 +69,21 @@ class ComponentReport:
 
 
 @dataclass(frozen=True, slots=True)
+class BalanceStatus:
+    """How evenly the workers share the traffic, and whether somebody still sees to it."""
+
+    imbalance: float
+    """At the last round: what the fullest worker has to compute over the mean, averaged over the layers."""
+    measured_imbalance: float | None
+    """Pairs that the fullest worker was sent between the last two rounds, over the mean; None before the second."""
+    round_age_s: float
+    """Since the last round ended: growing means that the balancing has come to a stop."""
+    num_loads: int
+    """Experts that were loaded to be moved, since this supervisor began."""
+    is_stalled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterStatus:
     """All of it at one moment."""
 
@@ -75,6 +96,8 @@ class ClusterStatus:
     is_wanted: bool = True
     age_s: float = float("inf")
     """How long the supervisor has lived: a young one has not heard from everybody yet."""
+    balance: BalanceStatus | None = None
+    """None where nothing is balanced, or not yet."""
 
     @property
     def is_ready(self) -> bool:

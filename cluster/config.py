@@ -117,6 +117,13 @@ class ExpertsSection(Section):
         default=4, description="Expert workers; 0 keeps all experts beside attention (collapsed)"
     )
     copies: PositiveInt = Field(default=2, description="Copies of each expert, at most one on a worker")
+    num_spare_slots: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Further experts of each layer on each worker: more copies of those that are busy"
+    )
+    max_moves_per_round: Annotated[int, Field(ge=0)] = Field(
+        default=16, description="Experts that workers load in a round to follow the traffic; 0: none is ever moved"
+    )
+    rebalance_interval_s: PositiveSeconds = Field(default=10.0, description="Time between two such rounds")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device of a worker")
     num_threads: PositiveInt = Field(default=1, description="Compute threads of a worker on a CPU")
     worker_resources: dict[str, float] = Field(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from cluster.attention_side import frame_format_of
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.experts.expert_host import ExpertHost, WorkerIdentity, end_process
+from cluster.experts.first_placement import current_placement, share_of
 from cluster.experts.handshake import Agreement, model_digest
 from cluster.experts.placement import Placement
 from cluster.experts.server import ExpertServer, ServerOptions
@@ -25,6 +26,7 @@ class ServedShare:
     port: int
     fingerprint: str
     """Of the numerics on this worker's device."""
+    host: ExpertHost
 
 
 def serve_share(
@@ -33,8 +35,9 @@ def serve_share(
     options: ServerOptions,
     report: Callable[[LoadProgress], None],
     on_device_lost: Callable[[str], None] = end_process,
+    moved: Placement | None = None,
 ) -> ServedShare:
-    """Load a worker's share of the experts and serve it.
+    """Load a worker's share of the experts and serve it; `moved` says where experts are if some were moved.
 
     `on_device_lost` is called with the reason when the device computes nothing more; the process should end soon.
     Raises CheckpointError naming file and tensor, or OSError if no port of the range is free.
@@ -42,7 +45,8 @@ def serve_share(
     use_threads(spec.experts.num_threads)
     checkpoint = open_model(spec.model.path)
     config = checkpoint.config
-    share = share_of(spec, index, config.num_layers, config.num_experts)
+    placement = current_placement(share_of(spec.experts), moved, (config.num_layers, config.num_experts), 0)
+    share = placement.experts_on(worker_id(index))
     loaded = load_shard(checkpoint, (spec.model, spec.numerics), spec.experts.device, share, report)
     fingerprint = numerics_fingerprint(spec.experts.device, Numerics.of(spec.numerics.mode))
     agreement = Agreement(model_digest(checkpoint), fingerprint)
@@ -50,11 +54,4 @@ def serve_share(
     host = ExpertHost(loaded.shard, frame_format_of(spec, config), identity, loaded.source.expert)
     host.on_device_lost = on_device_lost
     server = ExpertServer(host, options)
-    return ServedShare(server, server.start(), fingerprint)
-
-
-def share_of(spec: ClusterSpec, index: int, num_layers: int, num_experts: int) -> frozenset[tuple[int, int]]:
-    """Return the (layer, expert) pairs that a worker is to hold. Raises PlacementError if they cannot be placed."""
-    workers = [worker_id(each) for each in range(spec.experts.num_workers)]
-    placement = Placement.uniform(num_layers, num_experts, workers, spec.experts.copies)
-    return placement.experts_on(worker_id(index))
+    return ServedShare(server, server.start(), fingerprint, host)

@@ -16,9 +16,10 @@ import ray
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import READY, ComponentReport, Member
 from cluster.errors import WorkerLost
+from cluster.experts.placement import ExpertKey
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
-from cluster.supervision import StoredState
+from cluster.stored_state import StoredState
 
 if TYPE_CHECKING:
     from cluster.expert_side import ServedShare
@@ -72,6 +73,15 @@ class ExpertWorker:
         self._send(ComponentReport(seat.worker_id, "worker", READY, is_ready=True, detail=detail))
         return Member(seat.worker_id, seat.index, seat.incarnation, address, served.fingerprint)
 
+    def move(self, epoch: int, keys: frozenset[ExpertKey], *, is_load: bool) -> frozenset[ExpertKey]:
+        """Load experts beside those that are here, or drop some; return all that are here then. Blocks.
+
+        Raises what loading raises; what was loaded before stays.
+        """
+        assert self._served is not None, "it is asked once it is ready"
+        host = self._served.host
+        return (host.put if is_load else host.drop)(epoch, sorted(keys)).resident
+
     def hold(self) -> None:
         """Raise WorkerLost saying why when the worker ends; whoever waits for this learns of its death in any case.
 
@@ -93,7 +103,9 @@ class ExpertWorker:
         self._reporter.stage("opening the checkpoint")
         first, last = seat.spec.experts.port_range
         options = ServerOptions(seat.secret, host, (first, last))
-        return serve_share(seat.spec, seat.index, options, self._reporter.loading, self._end)
+        stored = read_value(seat.spec.state_key)
+        moved = None if stored is None else StoredState.from_json(stored).moved_placement
+        return serve_share(seat.spec, seat.index, options, self._reporter.loading, self._end, moved)
 
     def _end(self, reason: str) -> None:
         """Say why to whoever holds this worker, and end the process even if nobody does."""

@@ -15,15 +15,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.attention_side import AttentionLoader, AttentionSide, RemoteSide, connect_experts
+from cluster.attention_side import AttentionLoader, AttentionSide, RemoteSide, connect_experts, placement_of
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import Member, Membership
 from cluster.errors import WorkerLost
+from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
+from cluster.experts.traffic import TrafficReport
+from cluster.launched_moves import LaunchedMoves
+from cluster.live_placement import MovePolicy
 from cluster.model_source import open_model
 from cluster.worker_process import WorkerOrder
 from model.load import LoadProgress
@@ -77,6 +81,7 @@ class LaunchedCluster:
         self._sides: list[RemoteSide] = []
         self._attention_sides: list[AttentionSide] = []
         self._workers: dict[str, _Worker] = {}
+        self._placement: Placement | None = None
         self._checkpoint = open_model(spec.model.path)
         try:
             self._start([(index, 1) for index in range(spec.experts.num_workers)])
@@ -95,7 +100,27 @@ class LaunchedCluster:
         """Return the workers that are there."""
         section = self._spec.experts
         members = tuple(worker.member for worker in self._workers.values() if worker.process.poll() is None)
-        return Membership(self._epoch, section.num_workers, section.copies, members)
+        sizes = self._epoch, section.num_workers, section.copies
+        return Membership(*sizes, members, section.num_spare_slots, self._placement)
+
+    def moves(self, policy: MovePolicy) -> LaunchedMoves:
+        """Return what moves experts between the workers, by command or by the traffic of the attention sides here."""
+        return LaunchedMoves(self, placement_of(self.membership, self._checkpoint.config), policy, self.secret)
+
+    def members_by_index(self) -> dict[int, Member]:
+        """Return the workers that live."""
+        return {member.index: member for member in self.membership.members}
+
+    def traffic_reports(self) -> dict[str, TrafficReport]:
+        """Return what each connection to the workers tells of its traffic."""
+        return {str(number): side.experts.traffic_report() for number, side in enumerate(self._remote_sides())}
+
+    def publish_placement(self, placement: Placement) -> int:
+        """Have everybody send by `placement` from now on; return the epoch that it got."""
+        self._epoch += 1
+        self._placement = replace(placement, epoch=self._epoch)
+        self._publish()
+        return self._epoch
 
     def attention_side(self) -> AttentionSide:
         """Load the rest of the model into this process and return its engine, with streams of its own."""
@@ -131,8 +156,7 @@ class LaunchedCluster:
             self._retire(worker)
         self._start([(worker.index, worker.incarnation + 1) for worker in killed])
         self._epoch += 1
-        for side in self._remote_sides():
-            side.publish(self.membership)
+        self._publish()
 
     def close(self) -> None:
         """End everything that was started here."""
@@ -157,6 +181,10 @@ class LaunchedCluster:
 
     def __exit__(self, *unused: object) -> None:
         self.close()
+
+    def _publish(self) -> None:
+        for side in self._remote_sides():
+            side.publish(self.membership)
 
     def _remote_sides(self) -> list[RemoteSide]:
         of_attention = [side.remote for side in self._attention_sides if side.remote is not None]
@@ -192,7 +220,7 @@ class LaunchedCluster:
         worker = _Worker(index, incarnation, process)
         self._workers[worker.id] = worker
         assert process.stdin is not None, "started with a pipe"
-        process.stdin.write(WorkerOrder(self._spec, index, self.secret).to_json().encode() + b"\n")
+        process.stdin.write(WorkerOrder(self._spec, index, self.secret, self._placement).to_json().encode() + b"\n")
         process.stdin.flush()
         return worker
 

@@ -4,13 +4,26 @@ Events come in (a worker is ready, a worker is lost, the owner gave a sign of li
 action of `reconcile` on a `Machinery`. What must survive the supervisor's own death is stored before it is acted on.
 """
 
-import json
 import logging
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 from cluster.clock import Clock
-from cluster.cluster_status import Member, Membership
+from cluster.cluster_status import BalanceStatus, Member, Membership
+from cluster.experts.first_placement import Share, first_placement
+from cluster.experts.placement import ExpertKey, Placement
+from cluster.experts.rebalance import BalanceLimits, BalancePlan
+from cluster.experts.traffic import TrafficReport
+from cluster.live_placement import (
+    DropExperts,
+    LivePlacement,
+    LoadExperts,
+    MoveAction,
+    MovePolicy,
+    Order,
+    PlanMoves,
+    PublishPlacement,
+)
 from cluster.reconcile import (
     Action,
     CreateWorker,
@@ -26,6 +39,7 @@ from cluster.reconcile import (
     WorkerView,
     reconcile,
 )
+from cluster.stored_state import StoredState
 
 MAX_RETRY_DELAY_S = 60.0
 STANDSTILL_S = 5.0
@@ -37,37 +51,6 @@ LEAVE_TIMEOUT_S = 20.0
 """How long an application that was told to go keeps its workers."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class StoredState:
-    """What a supervisor finds again after its own death, and what workers look at to learn whether they are wanted."""
-
-    secret: str
-    last_incarnations: tuple[int, ...] = ()
-    epoch: int = -1
-    """Of the placement published last; -1 before the first."""
-    worker_fingerprint: str | None = None
-    """That of the workers that serve: experts give the same bits wherever they are, so all must have it."""
-    lease_s: float | None = None
-    """How long an owner may be silent; None if nobody in the foreground owns the application."""
-    is_wanted: bool = True
-
-    def to_json(self) -> str:
-        """Return the document that is stored."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "StoredState":
-        """Return the state of a stored document."""
-        document: dict[str, Any] = json.loads(text)
-        document["last_incarnations"] = tuple(document["last_incarnations"])
-        return cls(**document)
-
-    def wants_worker(self, index: int, incarnation: int) -> bool:
-        """Return whether an incarnation of a worker is the one that should live."""
-        made = self.last_incarnations
-        return self.is_wanted and index < len(made) and made[index] == incarnation
 
 
 class Machinery(Protocol):
@@ -83,6 +66,14 @@ class Machinery(Protocol):
 
     def remove_worker(self, index: int, incarnation: int) -> None:
         """End a worker, dead or alive."""
+        ...
+
+    def move(self, order: Order) -> None:
+        """Begin to have a worker load or drop experts; `Supervision.moved` or `move_failed` follows."""
+        ...
+
+    def plan(self, action: PlanMoves) -> None:
+        """Begin to work out the next placement; `Supervision.planned` follows."""
         ...
 
     def stop_older(self, name: str) -> None:
@@ -110,18 +101,15 @@ class _Worker:
     """It was made by an earlier life of this supervisor, and may be serving already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """How many workers there are to be, and how many of them hold each expert."""
-
-    num_workers: int
-    copies: int
+NO_MOVES = MovePolicy(float("inf"), BalanceLimits(max_loads_per_round=0))
 
 
 class Supervision:
     """The state of one supervisor. Not thread-safe: one thread or event loop owns it."""
 
-    def __init__(self, share: Share, stored: StoredState, machinery: Machinery, clock: Clock) -> None:
+    def __init__(
+        self, share: Share, stored: StoredState, machinery: Machinery, clock: Clock, policy: MovePolicy = NO_MOVES
+    ) -> None:
         """Start from the stored state; workers that still live are told with `adopt`."""
         self._share = share
         self._stored = stored
@@ -136,6 +124,9 @@ class Supervision:
         self._is_application_up = False
         self._leaving_since_s: float | None = None
         self._stepped_at_s = clock.now_s()
+        self._policy = policy
+        moved = stored.moved_placement
+        self._live = None if moved is None else LivePlacement(moved, policy, clock.now_s())
 
     @property
     def stored(self) -> StoredState:
@@ -199,7 +190,37 @@ class Supervision:
         if self._stored.is_wanted:
             self._keep(replace(self._stored, is_wanted=False))
 
-    def step(self) -> Action:
+    def note_traffic(self, name: str, report: TrafficReport) -> None:
+        """Learn what an attention replica has computed, and by which epoch."""
+        if self._live is None or self._live.shape != report.pairs.shape:
+            first = first_placement(self._share, *report.pairs.shape)
+            self._live = LivePlacement(first, self._policy, self._clock.now_s())
+        self._live.note_traffic(name, report, self._clock.now_s())
+
+    def planned(self, plan: BalancePlan) -> None:
+        """Learn which placement should come next."""
+        assert self._live is not None, "nothing was to be planned"
+        self._live.planned(plan, self._clock.now_s())
+
+    def moved(self, order: Order, held: frozenset[ExpertKey]) -> None:
+        """Learn that a worker did what it was asked for, and what it holds now."""
+        assert self._live is not None, f"nothing was to be moved: {order}"
+        self._live.done(order, held)
+
+    def move_failed(self, order: Order) -> None:
+        """Learn that a worker could not do it."""
+        assert self._live is not None, f"nothing was to be moved: {order}"
+        self._live.failed(order, self._clock.now_s())
+
+    def balance(self) -> BalanceStatus | None:
+        """Return how evenly the traffic is shared; None before the first round."""
+        live, now_s = self._live, self._clock.now_s()
+        if live is None or live.imbalance is None:
+            return None
+        measured, age_s = live.measured_imbalance, live.round_age_s(now_s)
+        return BalanceStatus(live.imbalance, measured, age_s, live.num_loads, live.is_stalled(now_s))
+
+    def step(self) -> Action | MoveAction:
         """Carry out the next action and return it.
 
         To be called again within STANDSTILL_S, whether or not there is anything new.
@@ -208,10 +229,18 @@ class Supervision:
         self._abandon_if_alone()
         desired = Desired(self._stored.is_wanted, self._share.num_workers)
         action = reconcile(desired, self._observe())
+        if isinstance(action, Rest) and desired.is_wanted:
+            action = self._next_move() or action
         if not isinstance(action, Rest):
             logger.info("supervisor: %s", action)
         self._carry_out(action)
         return action
+
+    def _next_move(self) -> MoveAction | None:
+        if self._live is None or self._membership is None:
+            return None
+        ready = {member.index: member.incarnation for member in self._membership.members}
+        return self._live.step(ready, self._clock.now_s())
 
     def _forgive_standstill(self) -> None:
         """Give the owner the time in which this process did not run: a suspended machine suspends the owner too."""
@@ -265,7 +294,7 @@ class Supervision:
             return None
         return tuple(sorted((member.index, member.incarnation) for member in self._membership.members))
 
-    def _carry_out(self, action: Action) -> None:
+    def _carry_out(self, action: Action | MoveAction) -> None:
         match action:
             case CreateWorker(index, incarnation):
                 self._create(index, incarnation)
@@ -274,6 +303,12 @@ class Supervision:
                 self._machinery.remove_worker(index, incarnation)
             case Publish(members):
                 self._publish(members)
+            case LoadExperts() | DropExperts():
+                self._machinery.move(action)
+            case PlanMoves():
+                self._machinery.plan(action)
+            case PublishPlacement(placement):
+                self._publish_placement(placement)
             case StopOlder(name):
                 self._older.remove(name)
                 self._machinery.stop_older(name)
@@ -298,7 +333,22 @@ class Supervision:
         found = [self._workers[index].member for index, _ in members]
         ready = tuple(member for member in found if member is not None)
         assert len(ready) == len(members), f"a ready worker has no address: {members}, {ready}"
-        self._membership = Membership(self._stored.epoch, self._share.num_workers, self._share.copies, ready)
+        self._tell(ready)
+
+    def _publish_placement(self, placement: Placement) -> None:
+        """Publish where experts have moved, to the same members; it outlives this process, as the epoch does."""
+        live, membership, epoch = self._live, self._membership, self._stored.epoch + 1
+        assert live is not None, "nothing could have moved"
+        assert membership is not None, "nobody has what was moved"
+        self._keep(replace(self._stored, epoch=epoch, placement=replace(placement, epoch=epoch).to_json()))
+        live.published(epoch, self._clock.now_s())
+        self._tell(membership.members)
+
+    def _tell(self, members: tuple[Member, ...]) -> None:
+        share = self._share
+        placement = None if self._live is None or self._stored.placement is None else self._live.placement
+        sizes = self._stored.epoch, share.num_workers, share.copies
+        self._membership = Membership(*sizes, members, share.num_spare_slots, placement)
 
     def _keep(self, state: StoredState) -> None:
         self._machinery.store(state)

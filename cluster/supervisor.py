@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, cast
 
 import ray
@@ -19,9 +20,15 @@ from cluster.clock import Clock, MonotonicClock
 from cluster.cluster_spec import ClusterSpec
 from cluster.cluster_status import FAILED, LOST, READY, ClusterStatus, ComponentReport, Member, Membership
 from cluster.expert_worker import ExpertWorker, WorkerSeat
+from cluster.experts.first_placement import share_of
+from cluster.experts.placement import ExpertKey
+from cluster.experts.rebalance import BalancePlan, balance_plan
+from cluster.experts.traffic import TrafficReport
+from cluster.live_placement import LoadExperts, Order, PlanMoves, move_policy
 from cluster.ray_runtime import NAMESPACE, delete_value, read_value, write_value
 from cluster.reconcile import Rest
-from cluster.supervision import Share, StoredState, Supervision
+from cluster.stored_state import StoredState
+from cluster.supervision import Supervision
 
 TICK_S = 0.5
 WATCH_TIMEOUT_S = 2.0
@@ -36,9 +43,17 @@ _SERVE_CONTROLLER, _SERVE_NAMESPACE = "SERVE_CONTROLLER_ACTOR", "serve"
 
 logger = logging.getLogger(__name__)
 
-OnReady = Callable[[Member], None]
-OnLost = Callable[[WorkerSeat, str, str], None]
-"""Called with a worker's seat, the stage it has reached by that, and why."""
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What is told of workers."""
+
+    on_ready: Callable[[Member], None]
+    on_lost: Callable[[WorkerSeat, str, str], None]
+    """Called with a worker's seat, the stage it has reached by that, and why."""
+    on_moved: Callable[[Order, frozenset[ExpertKey] | None], None]
+    """Called with what a worker was asked for and what it holds then; None if it could not."""
+    on_planned: Callable[[BalancePlan], None]
 
 
 def connect_supervisor(spec: ClusterSpec) -> Any:
@@ -74,21 +89,25 @@ class Supervisor:
         self._started_s = self._clock.now_s()
         stored = read_value(spec.state_key)
         state = StoredState(secrets.token_hex(32)) if stored is None else StoredState.from_json(stored)
-        share = Share(spec.experts.num_workers, spec.experts.copies)
-        self._machinery = RayMachinery(spec, state.secret, self._worker_ready, self._worker_lost)
-        self._supervision = Supervision(share, state, self._machinery, self._clock)
+        self._machinery = RayMachinery(spec, state.secret, self._listener())
+        share, policy = share_of(spec.experts), move_policy(spec.experts)
+        self._supervision = Supervision(share, state, self._machinery, self._clock, policy)
         self._reports: dict[str, tuple[float, ComponentReport]] = {}
         self._published = asyncio.Condition()
         self._wake = asyncio.Event()
         self._adopt_workers(state)
         self._tasks = [_start_or_die(self._drive()), _start_or_die(self._observe())]
 
-    async def watch(self, report: ComponentReport, after_epoch: int) -> Membership | None:
-        """Take a replica's report, and return a membership newer than `after_epoch` once there is one.
+    async def watch(
+        self, report: ComponentReport, after_epoch: int, traffic: TrafficReport | None = None
+    ) -> Membership | None:
+        """Take a replica's reports, and return a membership newer than `after_epoch` once there is one.
 
         Returns None after WATCH_TIMEOUT_S: the caller reports again and goes on watching.
         """
         self._note(report)
+        if traffic is not None:
+            self._supervision.note_traffic(report.name, traffic)
         try:
             async with asyncio.timeout(WATCH_TIMEOUT_S), self._published:
                 await self._published.wait_for(lambda: self._is_newer(after_epoch))
@@ -112,6 +131,7 @@ class Supervisor:
             components=tuple(report for _, (_, report) in sorted(self._reports.items())),
             is_wanted=self._supervision.stored.is_wanted,
             age_s=self._clock.now_s() - self._started_s,
+            balance=self._supervision.balance(),
         )
 
     async def secret(self) -> str:
@@ -126,6 +146,9 @@ class Supervisor:
         """Take everything down: the application, the workers, this actor."""
         self._supervision.abandon()
         self._wake.set()
+
+    def _listener(self) -> Listener:
+        return Listener(self._worker_ready, self._worker_lost, self._moved, self._planned)
 
     def _worker_ready(self, member: Member) -> None:
         refusal = self._supervision.worker_ready(member)
@@ -142,6 +165,17 @@ class Supervisor:
         logger.warning("%s, incarnation %d: %s: %s", seat.worker_id, seat.incarnation, stage, reason)
         self._supervision.worker_lost(seat.index, seat.incarnation)
         self._note(ComponentReport(seat.worker_id, "worker", stage, detail=reason))
+        self._wake.set()
+
+    def _moved(self, order: Order, held: frozenset[ExpertKey] | None) -> None:
+        if held is None:
+            self._supervision.move_failed(order)
+        else:
+            self._supervision.moved(order, held)
+        self._wake.set()
+
+    def _planned(self, plan: BalancePlan) -> None:
+        self._supervision.planned(plan)
         self._wake.set()
 
     async def _drive(self) -> None:
@@ -217,14 +251,14 @@ class Supervisor:
 class RayMachinery:
     """Carries a supervision's actions out on Ray."""
 
-    def __init__(self, spec: ClusterSpec, secret: str, on_ready: OnReady, on_lost: OnLost) -> None:
+    def __init__(self, spec: ClusterSpec, secret: str, listener: Listener) -> None:
         """Act from the running event loop; what becomes of workers is told there too."""
         self._spec = spec
         self._secret = secret
-        self._on_ready = on_ready
-        self._on_lost = on_lost
+        self._listener = listener
         self._handles: dict[tuple[int, int], Any] = {}
         self._followers: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._moving: set[asyncio.Task[None]] = set()
 
     def store(self, state: StoredState) -> None:
         """Write the state to Ray's internal KV."""
@@ -266,6 +300,14 @@ class RayMachinery:
         if handle is not None:
             ray.kill(handle, no_restart=True)
 
+    def move(self, order: Order) -> None:
+        """Ask the worker's actor, and tell what it holds then."""
+        self._keep_running(self._move(order))
+
+    def plan(self, action: PlanMoves) -> None:
+        """Plan in a thread: a large model takes seconds, and the event loop answers everybody else."""
+        self._keep_running(self._plan(action))
+
     def stop_older(self, name: str) -> None:
         """Kill an actor of another revision."""
         try:
@@ -303,6 +345,26 @@ class RayMachinery:
         except RayError:
             return None
 
+    def _keep_running(self, work: Coroutine[Any, Any, None]) -> None:
+        task = _start_or_die(work)
+        self._moving.add(task)  # nobody else holds it
+        task.add_done_callback(self._moving.discard)
+
+    async def _plan(self, action: PlanMoves) -> None:
+        plan = await asyncio.to_thread(balance_plan, action.placement, action.shares, action.limits)
+        self._listener.on_planned(plan)
+
+    async def _move(self, order: Order) -> None:
+        handle = self._handles.get((order.index, order.incarnation))
+        try:
+            if handle is None:
+                raise RayError(f"worker {order.index}, incarnation {order.incarnation}, is gone")
+            held = await handle.move.remote(order.epoch, order.keys, is_load=isinstance(order, LoadExperts))
+        except RayError as error:
+            logger.warning("%s is not done: %s", order, error)
+            held = None
+        self._listener.on_moved(order, held)
+
     def _seat(self, index: int, incarnation: int) -> WorkerSeat:
         return WorkerSeat(self._spec, index, incarnation, self._secret)
 
@@ -314,14 +376,14 @@ class RayMachinery:
     async def _follow_life(self, seat: WorkerSeat, handle: Any) -> None:
         """Wait for a worker to be ready, then for its death."""
         try:
-            self._on_ready(await handle.start.remote())
+            self._listener.on_ready(await handle.start.remote())
             await handle.hold.remote()
         except RayTaskError as error:
-            self._on_lost(seat, FAILED, f"{type(error.cause).__name__}: {error.cause}")
+            self._listener.on_lost(seat, FAILED, f"{type(error.cause).__name__}: {error.cause}")
         except RayActorError as error:
-            self._on_lost(seat, LOST, str(error).splitlines()[0])
+            self._listener.on_lost(seat, LOST, str(error).splitlines()[0])
         except RayError as error:
-            self._on_lost(seat, FAILED, f"{type(error).__name__}: {error}")
+            self._listener.on_lost(seat, FAILED, f"{type(error).__name__}: {error}")
 
 
 def _start_or_die(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from cluster.cluster_spec import ClusterSpec
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection
+from cluster.experts.placement import Placement
 
 _SECTIONS = {
     "model": ModelSection,
@@ -31,13 +32,15 @@ class WorkerOrder:
     spec: ClusterSpec
     index: int
     secret: str
+    placement: Placement | None = None
+    """Where the experts are, if some were moved."""
 
     def to_json(self) -> str:
         """Return the order as one line of JSON."""
         sections = {name: getattr(self.spec, name).model_dump(mode="json") for name in _SECTIONS}
-        return json.dumps(
-            {"application": self.spec.application, "index": self.index, "secret": self.secret, **sections}
-        )
+        placement = None if self.placement is None else self.placement.to_json()
+        own = {"application": self.spec.application, "index": self.index, "secret": self.secret, "placement": placement}
+        return json.dumps({**own, **sections})
 
     @classmethod
     def from_json(cls, line: str) -> "WorkerOrder":
@@ -46,7 +49,10 @@ class WorkerOrder:
         sections: dict[str, Any] = {
             name: section.model_validate_json(json.dumps(document[name])) for name, section in _SECTIONS.items()
         }
-        return cls(ClusterSpec(document["application"], **sections), document["index"], document["secret"])
+        moved = document["placement"]
+        placement = None if moved is None else Placement.from_json(moved)
+        spec = ClusterSpec(document["application"], **sections)
+        return cls(spec, document["index"], document["secret"], placement)
 
 
 def main() -> None:
@@ -72,6 +78,7 @@ def _serve(order: WorkerOrder, reports: TextIO) -> None:
             order.index,
             ServerOptions(order.secret, port_range=(first, last)),
             lambda progress: _report(reports, what=progress.what, done=progress.done, total=progress.total),
+            moved=order.placement,
         )
     except Exception as error:
         _report(reports, error=f"{type(error).__name__}: {error}")

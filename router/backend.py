@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from cluster.cluster_status import BalanceStatus
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
 from cluster.errors import EngineStopped
@@ -73,6 +74,8 @@ class BackendStats:
     num_accepted: int = 0
     """Of those, the ones that were right."""
     num_engines: int = 0
+    balance: BalanceStatus | None = None
+    """How evenly expert workers share the traffic; None where nothing is balanced, or not yet."""
 
 
 class Backend(Protocol):

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
+from cluster.cluster_status import BalanceStatus
 from router.generation import OUTCOME_LEFT, OUTCOME_OK
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0)
 _BETWEEN_TOKENS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 _REQUEST_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92, 300.0, 1200.0)
+_IMBALANCE = "The fullest expert worker's load over the mean: as planned for the traffic, and as really sent"
 _KINDS = {OUTCOME_OK: ("ok", "200"), OUTCOME_LEFT: ("cancelled", "499")}
 
 # Times of creation would be gauges of their own for every counter, and nobody reads them.
@@ -52,6 +54,9 @@ class Metrics:
         self._drafts = self._gauge(
             "engine_draft_tokens", "Tokens guessed ahead since the engines started, by outcome", ["outcome"]
         )
+        self._imbalance = self._gauge("expert_imbalance_ratio", _IMBALANCE, ["source"])
+        self._balance_age = self._gauge("expert_balance_age_seconds", "Since the last round of balancing ended")
+        self._loads = self._gauge("expert_loads", "Experts loaded to be moved since the supervisor began")
 
     def take_place(self) -> None:
         """Count a request that holds a place from now on."""
@@ -72,6 +77,14 @@ class Metrics:
         """Take how many tokens the engines guessed ahead, and how many of them were right."""
         self._drafts.labels("accepted").set(num_accepted)
         self._drafts.labels("rejected").set(num_drafted - num_accepted)
+
+    def set_balance(self, balance: BalanceStatus) -> None:
+        """Take how evenly the expert workers share the traffic."""
+        self._imbalance.labels("planned").set(balance.imbalance)
+        if balance.measured_imbalance is not None:
+            self._imbalance.labels("measured").set(balance.measured_imbalance)
+        self._balance_age.set(balance.round_age_s)
+        self._loads.set(balance.num_loads)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -1,6 +1,6 @@
 """From the supervisor's status to what `/ready` and `/metrics` tell. Pure functions."""
 
-from cluster.cluster_status import ClusterStatus, ComponentReport
+from cluster.cluster_status import BalanceStatus, ClusterStatus, ComponentReport
 from router.backend import BackendStats, ComponentProgress, Readiness
 
 
@@ -43,6 +43,7 @@ def stats_of(status: ClusterStatus | None) -> BackendStats:
         num_drafted=total("num_drafted"),
         num_accepted=total("num_accepted"),
         num_engines=len(reports),
+        balance=status.balance,
     )
 
 
@@ -52,7 +53,15 @@ def placement_text(status: ClusterStatus) -> str:
         return "collapsed: all experts beside attention"
     ready = sum(1 for report in status.components if report.role == "worker" and report.is_ready)
     epoch = "no epoch yet" if status.epoch is None else f"epoch {status.epoch}"
-    return f"{ready} of {status.num_workers} workers, {status.copies} copies of each expert, {epoch}"
+    text = f"{ready} of {status.num_workers} workers, {status.copies} copies of each expert, {epoch}"
+    return text if status.balance is None else f"{text}, {balance_text(status.balance)}"
+
+
+def balance_text(balance: BalanceStatus) -> str:
+    """Return in a few words how even the workers are, and whether somebody still sees to it."""
+    text = f"imbalance {balance.imbalance:.2f}, {balance.num_loads} experts moved"
+    stalled = f", no round of balancing ended for {balance.round_age_s:.0f} s"
+    return text + stalled if balance.is_stalled else text
 
 
 def _stage(waiting: list[ComponentReport]) -> str:

@@ -153,6 +153,8 @@ class InferenceService:
         stats = await self._backend.stats()
         self.metrics.set_engine(stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_free_blocks)
         self.metrics.set_drafts(stats.num_drafted, stats.num_accepted)
+        if stats.balance is not None:
+            self.metrics.set_balance(stats.balance)
         return self.metrics.render()
 
     def new_meter(self, endpoint: str) -> RequestMeter:

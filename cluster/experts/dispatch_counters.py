@@ -3,6 +3,8 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
+from cluster.experts.placement import WorkerId
+
 
 @dataclass(slots=True)
 class DispatchCounters:
@@ -26,6 +28,8 @@ class DispatchCounters:
     """Requests that a worker could not compute."""
     dropped: Counter[str] = field(default_factory=Counter[str])
     """Answers that did not count, by reason."""
+    pairs: Counter[WorkerId] = field(default_factory=Counter[WorkerId])
+    """(token, expert) pairs that were sent to each worker."""
 
     def gauges(self) -> dict[str, float]:
         """Return the counts that an operator looks at, by name, as they are reported."""

@@ -37,6 +37,7 @@ from cluster.experts.fallback_shard import FallbackShard
 from cluster.experts.messages import ExpertRequest, FrameFormat, Shard, answer_request
 from cluster.experts.placement import FALLBACK, LOCAL, Placement, WorkerId
 from cluster.experts.token_dispatcher import TokenDispatcher
+from cluster.experts.traffic import ExpertTraffic, TrafficReport
 from cluster.experts.transport import ExpertTransport
 from model.moe import Experts, GateOutput, Pending
 
@@ -73,6 +74,7 @@ class RemoteExperts:
         self._local_shard = local_shard
         self._fallback = fallback
         self._local_device = local_device
+        self._traffic = ExpertTraffic(frame_format.num_layers, frame_format.num_experts)
         self._clock = MonotonicClock()
         self._changed = threading.Condition()
         self._results: dict[int, Tensor | ExpertError] = {}
@@ -99,6 +101,7 @@ class RemoteExperts:
         ticket = self._new_ticket(micro_batch)
         step = self._step(layer, micro_batch)
         expert_ids = gate.expert_ids.cpu().numpy()
+        self._traffic.add(layer, expert_ids)
         self._on_event(Submit(ticket, step, layer, micro_batch, hidden.cpu(), expert_ids))
         return PendingOutputs(self, ticket, hidden.device)
 
@@ -137,6 +140,12 @@ class RemoteExperts:
     def counters(self) -> DispatchCounters:
         """Return what has happened so far; read it, don't change it."""
         return self._dispatcher.counters
+
+    def traffic_report(self) -> TrafficReport:
+        """Return which experts were chosen lately, the oldest epoch in use, and who was asked how much."""
+        with self._changed:
+            epoch, pairs_by_worker = self._dispatcher.oldest_epoch, dict(self.counters.pairs)
+        return TrafficReport(self._traffic.pairs(), epoch, pairs_by_worker)
 
     def wait_until_connected(self, timeout_s: float, workers: Collection[WorkerId] | None = None) -> None:
         """Return when `workers`, by default all of the placement, can be sent to.

@@ -310,6 +310,7 @@ class TokenDispatcher:
         key = FrameKey(self.incarnation, submit.step, submit.layer, submit.micro_batch, self._next_send)
         self._next_send += 1
         self.counters.sends += 1
+        self.counters.pairs[worker] += plan.positions.shape[0]
         patience_s = float("inf")
         if worker == FALLBACK:
             self.counters.fallbacks += 1

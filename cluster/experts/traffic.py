@@ -3,13 +3,13 @@
 The unit of forgetting is the token, not the second: an idle night teaches nothing and forgets nothing.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from cluster.experts.placement import IntArray
+from cluster.experts.placement import IntArray, WorkerId
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,6 +44,8 @@ class TrafficReport:
     """[L, E]: decayed counts of (token, expert) pairs."""
     epoch: int
     """Oldest epoch that one of its sends under way may go by."""
+    pairs_by_worker: Mapping[WorkerId, int] = field(default_factory=dict[WorkerId, int])
+    """What it has sent to each worker since it began."""
 
 
 def total_pairs(reports: Iterable[TrafficReport], shape: tuple[int, int]) -> FloatArray:

@@ -16,8 +16,8 @@ from cluster.cluster_status import Member, Membership
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
 from cluster.errors import EngineStopped, HandshakeRefused, WorkerLost
-from cluster.expert_side import share_of
 from cluster.experts.expert_host import ExpertHost, WorkerIdentity
+from cluster.experts.first_placement import first_placement, share_of
 from cluster.experts.handshake import Agreement, model_digest
 from cluster.experts.server import ExpertServer, ServerOptions
 from cluster.model_source import open_model
@@ -58,7 +58,8 @@ def workers(spec: ClusterSpec, *fingerprints: str) -> Generator[Membership]:
     members: list[Member] = []
     with ExitStack() as stack:
         for index, fingerprint in enumerate(fingerprints):
-            share = share_of(spec, index, CONFIG.num_layers, CONFIG.num_experts)
+            placement = first_placement(share_of(spec.experts), CONFIG.num_layers, CONFIG.num_experts)
+            share = placement.experts_on(worker_id(index))
             loaded = load_shard(checkpoint, (spec.model, spec.numerics), "cpu", share, ignore)
             identity = WorkerIdentity(worker_id(index), Agreement(model_digest(checkpoint), fingerprint))
             host = ExpertHost(loaded.shard, frame_format_of(spec, CONFIG), identity, loaded.source.expert)

@@ -7,8 +7,11 @@ import pytest
 
 from cluster.clock import ManualClock
 from cluster.cluster_status import Member
+from cluster.experts.first_placement import Share
+from cluster.live_placement import Order, PlanMoves
 from cluster.reconcile import Rest
-from cluster.supervision import APPLICATION_GRACE_S, LEAVE_TIMEOUT_S, Share, StoredState, Supervision, retry_delay_s
+from cluster.stored_state import StoredState
+from cluster.supervision import APPLICATION_GRACE_S, LEAVE_TIMEOUT_S, Supervision, retry_delay_s
 
 
 @dataclass
@@ -33,6 +36,12 @@ class HandMachinery:
 
     def remove_worker(self, index: int, incarnation: int) -> None:
         self.workers.discard((index, incarnation))
+
+    def move(self, order: Order) -> None:
+        raise AssertionError(order)
+
+    def plan(self, action: PlanMoves) -> None:
+        raise AssertionError(action)
 
     def stop_older(self, name: str) -> None:
         self.stopped.append(name)

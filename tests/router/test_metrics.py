@@ -12,6 +12,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from cluster.cluster_status import BalanceStatus
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.errors import EngineStopped, QueueFull
 from protos import inference_pb2 as pb
@@ -54,6 +55,17 @@ def value(text: str, name: str, **labels: str) -> float:
 
 def exposition(service: InferenceService) -> str:
     return service.metrics.render().decode()
+
+
+def test_imbalance_is_told_only_where_experts_are_balanced() -> None:
+    service = hand_service(HandBackend({}))
+    assert "expert_imbalance_ratio{" not in exposition(service)
+    service.metrics.set_balance(BalanceStatus(1.25, 1.5, 7.0, 3, is_stalled=False))
+    told = exposition(service)
+    assert value(told, "expert_imbalance_ratio", source="planned") == 1.25
+    assert value(told, "expert_imbalance_ratio", source="measured") == 1.5
+    assert value(told, "expert_balance_age_seconds") == 7.0
+    assert value(told, "expert_loads") == 3.0
 
 
 def test_each_request_is_counted_once_by_how_it_ended() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.cluster_status import FAILED, READY, ClusterStatus, ComponentReport, newest_known
+from cluster.cluster_status import FAILED, READY, BalanceStatus, ClusterStatus, ComponentReport, newest_known
 from router.readiness import placement_text, readiness_of, stats_of
 
 WORKER_LOADING = ComponentReport("worker-1", "worker", "loading experts", done=8, total=16)
@@ -65,6 +65,15 @@ def test_a_part_that_failed_says_why() -> None:
 
 def test_collapsed_is_a_placement_too() -> None:
     assert placement_text(status(num_workers=0, epoch=0)).startswith("collapsed")
+
+
+def test_the_balance_is_told_once_there_is_one_and_a_stop_of_it_too() -> None:
+    balance = BalanceStatus(1.234, 1.3, 400.0, 17, is_stalled=False)
+    balanced = replace(status(ATTENTION_READY, WORKER_READY, epoch=3), balance=balance)
+    assert placement_text(balanced).endswith("epoch 3, imbalance 1.23, 17 experts moved")
+    assert stats_of(balanced).balance is balance
+    stalled = replace(balanced, balance=replace(balance, is_stalled=True))
+    assert placement_text(stalled).endswith("17 experts moved, no round of balancing ended for 400 s")
 
 
 def test_stats_are_sums_over_attention_replicas() -> None:

@@ -8,7 +8,8 @@ from cluster.cluster_status import Membership
 from cluster.engine.blocks import BlockCount
 from cluster.engine.limits import EngineLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest
-from cluster.supervision import Share, StoredState
+from cluster.experts.first_placement import Share
+from cluster.stored_state import StoredState
 from tests.cluster.engine.driver import hand_limits, request
 from tests.simulation.attention import WATCH_S, AttentionProcess
 from tests.simulation.edge import Edge, Received

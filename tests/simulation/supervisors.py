@@ -4,9 +4,12 @@ from dataclasses import dataclass, field
 
 from cluster.cluster_spec import worker_id
 from cluster.cluster_status import Member, Membership
+from cluster.experts.first_placement import Share
 from cluster.experts.placement import Placement
+from cluster.live_placement import Order, PlanMoves
 from cluster.reconcile import Rest
-from cluster.supervision import Share, StoredState, Supervision
+from cluster.stored_state import StoredState
+from cluster.supervision import Supervision
 from tests.cluster.experts.hand import HandShard
 from tests.simulation.paper_model import NUM_EXPERTS, NUM_LAYERS
 from tests.simulation.workers import DETECTION_S, Seat, WorkerProcess
@@ -67,6 +70,14 @@ class SupervisorProcess:
     def remove_worker(self, index: int, incarnation: int) -> None:
         """End a worker, dead or alive."""
         self._store.workers[index, incarnation].die()
+
+    def move(self, order: Order) -> None:
+        """Refuse: nothing tells of traffic here."""
+        raise AssertionError(order)
+
+    def plan(self, action: PlanMoves) -> None:
+        """Refuse: nothing tells of traffic here."""
+        raise AssertionError(action)
 
     def stop_older(self, name: str) -> None:
         """Refuse: there are no other revisions here."""

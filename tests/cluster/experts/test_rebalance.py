@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cluster.experts.placement import Placement, moves, with_spare_copies
+from cluster.experts.placement import IntArray, Placement, moves, with_spare_copies
 from cluster.experts.rebalance import BalanceLimits, balance_plan, imbalance, rebalanced, residence, worker_loads
 from cluster.experts.traffic import ExpertTraffic, FloatArray, traffic_shares
 from tests.cluster.experts.hand import names
@@ -18,7 +18,7 @@ def skewed(rng: np.random.Generator, spread: float = 0.9) -> FloatArray:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def drawn(rng: np.random.Generator, shares: FloatArray) -> FloatArray:
+def drawn(rng: np.random.Generator, shares: FloatArray) -> IntArray:
     """Return [L, T, K] different experts for each token, drawn by these shares."""
     scores = np.log(shares)[:, None, :] + rng.gumbel(size=(LAYERS, STEP_TOKENS, EXPERTS))
     return np.argpartition(-scores, CHOSEN, axis=2)[:, :, :CHOSEN]

@@ -1,0 +1,305 @@
+"""LivePlacement: which worker holds which experts, where they go next, and the single next step towards that.
+
+    plan ──▶ load what is missing ──▶ all have it: publish ──▶ nobody sends by the old one: drop what is too much
+
+Without I/O or clock. What the workers hold is known from their own answers, so that any interruption (a worker dies, a
+load fails, the supervisor starts anew) leaves a state from which the same steps lead on: a plan under way is given up,
+what was loaded for it is dropped, and the published placement was at no moment without its experts.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from cluster.config import ExpertsSection
+from cluster.experts.placement import ExpertKey, Placement, WorkerId
+from cluster.experts.rebalance import BalanceLimits, BalancePlan
+from cluster.experts.traffic import FloatArray, TrafficReport, total_pairs, traffic_shares
+
+LEASE_S = 20.0
+"""An attention process that was silent for so long is not waited for; if it lives, workers tell it what they lack."""
+ORDER_TIMEOUT_S = 120.0
+"""A worker that has not loaded or dropped within this makes the plan under way fail."""
+RETRY_S = 5.0
+"""So long a worker that could not do what it was asked for is left alone."""
+MIN_PAIRS = 1024.0
+"""Fewer pairs in a layer are no traffic to learn from."""
+
+Keys = frozenset[ExpertKey]
+
+
+@dataclass(frozen=True, slots=True)
+class MovePolicy:
+    """When experts are moved by themselves."""
+
+    interval_s: float
+    limits: BalanceLimits
+
+    @property
+    def is_on(self) -> bool:
+        """Say whether any are."""
+        return self.limits.max_loads_per_round > 0
+
+
+def move_policy(section: ExpertsSection) -> MovePolicy:
+    """Return when experts are moved, by the config."""
+    limits = BalanceLimits(max_loads_per_round=section.max_moves_per_round, min_copies=section.copies)
+    return MovePolicy(section.rebalance_interval_s, limits)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadExperts:
+    """Have an incarnation of a worker load experts, beside those that it holds."""
+
+    index: int
+    incarnation: int
+    epoch: int
+    keys: Keys = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DropExperts:
+    """Have an incarnation of a worker forget experts."""
+
+    index: int
+    incarnation: int
+    epoch: int
+    keys: Keys = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PlanMoves:
+    """Work out the next placement; it takes a while."""
+
+    placement: Placement = field(repr=False)
+    shares: FloatArray = field(repr=False)
+    """[L, E]."""
+    limits: BalanceLimits
+
+
+@dataclass(frozen=True, slots=True)
+class PublishPlacement:
+    """Publish a placement, all of whose experts are loaded."""
+
+    placement: Placement = field(repr=False)
+
+
+Order = LoadExperts | DropExperts
+MoveAction = Order | PlanMoves | PublishPlacement
+
+
+@dataclass(slots=True)
+class _Holder:
+    """A worker that is there."""
+
+    incarnation: int
+    held: Keys | None = None
+    """None until it has said so."""
+    asked_at_s: float | None = None
+    """When it was asked for what it has not done yet."""
+    retry_at_s: float = 0.0
+
+
+class LivePlacement:
+    """The placement of one application, and its moves. Not thread-safe: one thread or event loop owns it."""
+
+    def __init__(self, placement: Placement, policy: MovePolicy, now_s: float) -> None:
+        """Begin with the published placement; what workers hold is asked of them."""
+        self._policy = policy
+        self._holders: dict[int, _Holder] = {}
+        self._reports: dict[str, tuple[float, TrafficReport]] = {}
+        self._next: Placement | None = None
+        self._next_shares: list[Keys] = []
+        self._planned_at_s: float | None = None
+        self._round_at_s = now_s
+        self.num_loads = 0
+        self.imbalance: float | None = None
+        """At the last round, as `BalancePlan` has it; None before the first."""
+        self.measured_imbalance: float | None = None
+        """Pairs that the fullest worker was sent between the last two rounds, over the mean; None before the second."""
+        self._pairs_at_round: Counter[WorkerId] | None = None
+        self._use(placement, now_s)
+
+    @property
+    def placement(self) -> Placement:
+        """Return the placement that was published last."""
+        return self._placement
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return how many layers, and experts in each, are placed."""
+        return self._placement.num_layers, self._placement.num_experts
+
+    @property
+    def is_moving(self) -> bool:
+        """Say whether another placement is on its way, or the last one leaves something to drop."""
+        return self._next is not None or any(self._superfluous(index) for index in self._holders)
+
+    def round_age_s(self, now_s: float) -> float:
+        """Return how long ago the last round of balancing ended."""
+        return now_s - self._round_at_s
+
+    def is_stalled(self, now_s: float) -> bool:
+        """Say whether a round is long overdue: a worker is away or hangs, or planning does not end."""
+        return self._policy.is_on and self.round_age_s(now_s) > 3 * self._policy.interval_s + ORDER_TIMEOUT_S
+
+    def note_traffic(self, name: str, report: TrafficReport, now_s: float) -> None:
+        """Learn what an attention process has computed, and by which epoch."""
+        self._reports[name] = (now_s, report)
+
+    def propose(self, placement: Placement) -> None:
+        """Move to `placement`, whose epoch is given when it is published; what was on its way is given up."""
+        self._set_next(placement)
+
+    def planned(self, plan: BalancePlan, now_s: float) -> None:
+        """Take the outcome of PlanMoves; it no longer counts if another placement has come meanwhile."""
+        self._planned_at_s = None
+        self._round_at_s = now_s
+        self.imbalance = plan.imbalance
+        is_current = plan.placement.epoch == self._placement.epoch + 1
+        if is_current and self._next is None and plan.placement.copies != self._placement.copies:
+            self._set_next(plan.placement)
+
+    def done(self, order: Order, held: Keys) -> None:
+        """Learn that a worker did what it was asked for, and what it holds now."""
+        holder = self._holder_of(order)
+        if holder is not None:
+            if isinstance(order, LoadExperts) and holder.held is not None:
+                self.num_loads += len(held - holder.held)
+            holder.held, holder.asked_at_s = held, None
+
+    def failed(self, order: Order, now_s: float) -> None:
+        """Learn that a worker could not: it is asked again later, for the published placement."""
+        holder = self._holder_of(order)
+        if holder is not None:
+            holder.held, holder.asked_at_s, holder.retry_at_s = None, None, now_s + RETRY_S
+            self._give_up()
+
+    def published(self, epoch: int, now_s: float) -> None:
+        """Learn that the proposed placement is published, with this epoch."""
+        assert self._next is not None, "nothing was to be published"
+        self._use(replace(self._next, epoch=epoch), now_s)
+        self._give_up()
+
+    def step(self, ready: Mapping[int, int], now_s: float) -> MoveAction | None:
+        """Return what to do next, given the ready workers' incarnations by index; None: wait for news, or time."""
+        self._meet(ready)
+        if len(ready) < len(self._placement.workers):
+            self._give_up()
+            return None
+        if any(self._is_overdue(holder, now_s) for holder in self._holders.values()):
+            self._give_up()
+        return self._load(now_s) or self._publish() or self._drop(now_s) or self._plan(now_s)
+
+    def _meet(self, ready: Mapping[int, int]) -> None:
+        """Forget workers that are gone or were made anew; nothing is known of new ones."""
+        for index, holder in list(self._holders.items()):
+            if ready.get(index) != holder.incarnation:
+                del self._holders[index]
+                self._give_up()
+        for index, incarnation in ready.items():
+            self._holders.setdefault(index, _Holder(incarnation))
+
+    def _load(self, now_s: float) -> LoadExperts | None:
+        epoch = self._placement.epoch + (self._next is not None)
+        for index, holder in sorted(self._holders.items()):
+            if holder.asked_at_s is None and now_s >= holder.retry_at_s:
+                missing = self._wanted(index) - (holder.held or frozenset())
+                if missing or holder.held is None:
+                    holder.asked_at_s = now_s
+                    return LoadExperts(index, holder.incarnation, epoch, missing)
+        return None
+
+    def _publish(self) -> PublishPlacement | None:
+        is_loaded = all(holder.held is not None for holder in self._holders.values()) and self._is_idle
+        return PublishPlacement(self._next) if self._next is not None and is_loaded else None
+
+    def _drop(self, now_s: float) -> DropExperts | None:
+        if self._next is not None or not self._is_out_of_use(now_s):
+            return None
+        for index, holder in sorted(self._holders.items()):
+            superfluous = self._superfluous(index)
+            if superfluous and holder.asked_at_s is None:
+                holder.asked_at_s = now_s
+                return DropExperts(index, holder.incarnation, self._placement.epoch, superfluous)
+        return None
+
+    def _plan(self, now_s: float) -> PlanMoves | None:
+        is_due = self._policy.is_on and now_s - self._round_at_s >= self._policy.interval_s
+        if not is_due or self._planned_at_s is not None or not self._is_idle or self.is_moving:
+            return None
+        if any(holder.held is None for holder in self._holders.values()):
+            return None
+        pairs = total_pairs((report for _, report in self._live_reports(now_s)), self.shape)
+        if pairs.sum(axis=1).min() < MIN_PAIRS:
+            self._round_at_s = now_s  # looked, and found too little to learn from
+            return None
+        self._planned_at_s = now_s
+        self._measure(now_s)
+        return PlanMoves(self._placement, traffic_shares(pairs), self._policy.limits)
+
+    def _measure(self, now_s: float) -> None:
+        """Compare what the workers were really sent; a process that went away takes its counts along."""
+        pairs: Counter[WorkerId] = Counter()
+        for _, report in self._live_reports(now_s):
+            pairs.update(report.pairs_by_worker)
+        before, self._pairs_at_round = self._pairs_at_round, pairs
+        if before is not None:
+            sent = [max(0, pairs[worker] - before[worker]) for worker in self._placement.workers]
+            self.measured_imbalance = max(sent) * len(sent) / sum(sent) if any(sent) else None
+
+    @property
+    def _is_idle(self) -> bool:
+        return all(holder.asked_at_s is None for holder in self._holders.values())
+
+    def _is_overdue(self, holder: _Holder, now_s: float) -> bool:
+        return holder.asked_at_s is not None and now_s - holder.asked_at_s > ORDER_TIMEOUT_S
+
+    def _is_out_of_use(self, now_s: float) -> bool:
+        """Say whether nobody sends by an older epoch than the published placement's any more."""
+        live = self._live_reports(now_s)
+        if not live or any(at_s < self._used_since_s for at_s, _ in live):
+            return now_s - self._used_since_s >= LEASE_S
+        return all(report.epoch >= self._placement.epoch for _, report in live)
+
+    def _live_reports(self, now_s: float) -> list[tuple[float, TrafficReport]]:
+        for name in [name for name, (at_s, _) in self._reports.items() if now_s - at_s > LEASE_S]:
+            del self._reports[name]
+        return list(self._reports.values())
+
+    def _wanted(self, index: int) -> Keys:
+        return (self._shares if self._next is None else self._next_shares)[index]
+
+    def _superfluous(self, index: int) -> Keys:
+        """Return what a worker holds that no placement, published or on its way, has on it."""
+        held = self._holders[index].held or frozenset()
+        kept = self._shares[index] | (self._next_shares[index] if self._next is not None else frozenset())
+        return held - kept
+
+    def _holder_of(self, order: Order) -> _Holder | None:
+        holder = self._holders.get(order.index)
+        return holder if holder is not None and holder.incarnation == order.incarnation else None
+
+    def _use(self, placement: Placement, now_s: float) -> None:
+        self._placement = placement
+        self._shares = shares_by_worker(placement)
+        self._used_since_s = now_s
+
+    def _set_next(self, placement: Placement) -> None:
+        assert placement.workers == self._placement.workers, f"{placement.workers} for {self._placement.workers}"
+        self._next = placement
+        self._next_shares = shares_by_worker(placement)
+
+    def _give_up(self) -> None:
+        self._next = None
+        self._next_shares = []
+
+
+def shares_by_worker(placement: Placement) -> list[Keys]:
+    """Return the experts of each worker of a placement, in the order of its workers."""
+    shares: list[set[ExpertKey]] = [set() for _ in placement.workers]
+    for layer, experts in enumerate(placement.copies):
+        for expert, indices in enumerate(experts):
+            for index in indices:
+                shares[index].add((layer, expert))
+    return [frozenset(share) for share in shares]
