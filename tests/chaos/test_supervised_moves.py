@@ -1,0 +1,62 @@
+"""A served application on Ray whose experts follow the traffic: moved under load, and kept by those made anew.
+
+There is no fallback, and one copy of all experts but the spare ones: asked for an expert that nobody holds, a request
+would wait until the test's time is over.
+"""
+
+import os
+import re
+import signal
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.chaos.served_load import ask_all
+from tests.e2e.served import Served, is_port_free, served
+from tests.e2e.test_cluster_life import empty_root, eventually, pids_titled, run_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+
+SETTINGS = {"num_workers": 3, "copies": 1, "num_spare_slots": 1, "rebalance_interval_s": 0.5, "fallback_bytes": 0}
+OPTIONS = [part for name, value in SETTINGS.items() for part in ("--set", f"experts.{name}={value}")]
+
+
+@pytest.fixture(scope="module")
+def root() -> Generator[Path]:
+    with empty_root("cm") as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def server(root: Path) -> Generator[Served]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(root))
+        with served("tiny", *OPTIONS) as running:
+            patch.undo()
+            yield running
+    assert is_port_free([running.http_port, running.grpc_port])
+
+
+def placement(server: Served) -> str:
+    return str(httpx.get(f"{server.url}/ready", trust_env=False).json()["placement"])
+
+
+def num_moved(server: Served) -> int:
+    found = re.search(r"(\d+) experts moved", placement(server))
+    return int(found[1]) if found else 0
+
+
+def test_moved_experts_outlive_a_worker_and_the_supervisor(server: Served, root: Path) -> None:
+    expected = ask_all(server)
+    eventually(lambda: num_moved(server) > 0)
+    (victim, *_) = pids_titled(run_of(root), "ray::ExpertWorker")
+    os.kill(victim, signal.SIGKILL)
+    assert ask_all(server) == expected
+    eventually(lambda: placement(server).startswith("3 of 3 workers"))
+    (supervisor,) = pids_titled(run_of(root), "ray::Supervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    eventually(lambda: pids_titled(run_of(root), "ray::Supervisor") not in ([], [supervisor]))
+    eventually(lambda: placement(server).startswith("3 of 3 workers"))
+    assert ask_all(server) == expected
