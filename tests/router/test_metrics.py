@@ -58,7 +58,7 @@ def exposition(service: InferenceService) -> str:
 
 
 def test_imbalance_is_told_only_where_experts_are_balanced() -> None:
-    service = hand_service(HandBackend({}))
+    service = hand_service(HandBackend())
     assert "expert_imbalance_ratio{" not in exposition(service)
     service.metrics.set_balance(BalanceStatus(1.25, 1.5, 7.0, 3, is_stalled=False))
     told = exposition(service)

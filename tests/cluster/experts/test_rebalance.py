@@ -87,6 +87,12 @@ def test_a_swap_is_worked_out_by_hand() -> None:
     assert worker_loads(residence(plan.placement)[0], shares[0]).tolist() == pytest.approx([0.5, 0.5])
 
 
+def test_a_swap_that_a_round_may_not_pay_for_is_left_alone() -> None:
+    placement = Placement(4, 1, 4, ("a", "b"), (((0,), (0,), (1,), (1,)),))
+    shares = np.array([[0.4, 0.3, 0.2, 0.1]])
+    assert rebalanced(placement, shares, BalanceLimits(max_loads_per_round=1)) is placement
+
+
 def test_a_copied_expert_is_shared_evenly_by_hand() -> None:
     """Expert 0 (0.6) on both; a has 0.3 of its own, b 0.1: poured level, both compute 0.5."""
     holds = np.array([[True, True], [True, False], [False, True]])
