@@ -3,18 +3,22 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from cluster.cluster_spec import worker_id
 from cluster.cluster_status import Membership
 from cluster.engine.blocks import BlockCount
 from cluster.engine.limits import EngineLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest
-from cluster.experts.first_placement import Share
+from cluster.experts.first_placement import Share, current_placement
+from cluster.experts.traffic import TrafficReport
+from cluster.live_placement import MIN_PAIRS
 from cluster.stored_state import StoredState
 from tests.cluster.engine.driver import hand_limits, request
 from tests.simulation.attention import WATCH_S, AttentionProcess
 from tests.simulation.edge import Edge, Received
-from tests.simulation.paper_model import tokens_on_paper
-from tests.simulation.supervisors import RESTART_S, Store, SupervisorProcess, share_placement
+from tests.simulation.paper_model import NUM_EXPERTS, NUM_LAYERS, tokens_on_paper
+from tests.simulation.supervisors import RESTART_S, Store, SupervisorProcess
 from tests.simulation.workers import WorkerProcess
 from tests.simulation.world import World
 
@@ -35,6 +39,7 @@ class SimulatedCluster:
         self.supervisor = SupervisorProcess(self.world, self.store, self.share)
         self.attention: AttentionProcess | None = None
         self._restart_at_s = 0.0
+        self._moves_experts = seed % 4 == 0
         requests = [random_request(self.world, f"s{number}") for number in range(chance.randint(1, 8))]
         self.edge = Edge(self.world, requests, self._find)
         self.world.checks.append(self._check)
@@ -70,10 +75,13 @@ class SimulatedCluster:
             self.edge.connect(self.attention)
         if membership is not None and self.attention is not None and self.attention.is_alive:
             self.attention.publish(membership)
+        if self._moves_experts and membership is not None and self._find() is not None and self.attention is not None:
+            pairs = np.full((NUM_LAYERS, NUM_EXPERTS), MIN_PAIRS)
+            self.supervisor.note_traffic(TrafficReport(pairs, self.attention.dispatcher.oldest_epoch))
         self.world.later(WATCH_S, self._watch)
 
     def _placement(self, membership: Membership) -> Any:
-        return share_placement(self.share, membership.epoch)
+        return current_placement(self.share, membership.placement, (NUM_LAYERS, NUM_EXPERTS), membership.epoch)
 
     def _workers(self, membership: Membership) -> dict[str, WorkerProcess]:
         seats = [(member.index, member.incarnation) for member in membership.members]

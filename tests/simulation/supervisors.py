@@ -1,12 +1,17 @@
-"""The supervisor as a process that dies and comes back from what it stored, over workers that outlive it."""
+"""The supervisor as a process that dies and comes back from what it stored, over workers that outlive it.
 
-from dataclasses import dataclass, field
+It moves experts all the time: in place of the planner, chance swaps two of each layer.
+"""
+
+from dataclasses import dataclass, field, replace
 
 from cluster.cluster_spec import worker_id
 from cluster.cluster_status import Member, Membership
 from cluster.experts.first_placement import Share
-from cluster.experts.placement import Placement
-from cluster.live_placement import Order, PlanMoves
+from cluster.experts.placement import Copies, Placement
+from cluster.experts.rebalance import BalanceLimits, BalancePlan
+from cluster.experts.traffic import TrafficReport
+from cluster.live_placement import LoadExperts, MovePolicy, Order, PlanMoves
 from cluster.reconcile import Rest
 from cluster.stored_state import StoredState
 from cluster.supervision import Supervision
@@ -20,6 +25,9 @@ LOAD_S = 2.0
 TICK_S = 0.5
 RESTART_S = 3.0
 ASK_S = 0.05
+MOVE_S = 0.3
+"""Longest time until a worker has loaded or dropped what it was asked to, or a plan is made."""
+POLICY = MovePolicy(1.0, BalanceLimits())
 
 
 @dataclass
@@ -35,7 +43,7 @@ class SupervisorProcess:
 
     def __init__(self, world: World, store: Store, share: Share) -> None:
         self._world, self._store, self._share = world, store, share
-        self._supervision = Supervision(share, store.state, self, world)
+        self._supervision = Supervision(share, store.state, self, world, POLICY)
         self.is_alive = True
         for index, incarnation in enumerate(store.state.last_incarnations):
             process = store.workers.get((index, incarnation))
@@ -61,7 +69,7 @@ class SupervisorProcess:
     def create_worker(self, index: int, incarnation: int) -> None:
         """Start a worker with the experts of its share of the placement."""
         assert (index, incarnation) not in self._store.workers, f"worker {index}.{incarnation} is made a second time"
-        placement = share_placement(self._share)
+        placement = self._store.state.moved_placement or share_placement(self._share)
         shard = HandShard(set(placement.experts_on(worker_id(index))))
         process = self._store.workers[index, incarnation] = WorkerProcess(self._world, (index, incarnation), shard)
         self._world.soon(LOAD_S, lambda: setattr(process, "is_ready", True))
@@ -72,12 +80,17 @@ class SupervisorProcess:
         self._store.workers[index, incarnation].die()
 
     def move(self, order: Order) -> None:
-        """Refuse: nothing tells of traffic here."""
-        raise AssertionError(order)
+        """Let a worker load or drop after a while, whether or not this process still hears of it."""
+        process = self._store.workers[order.index, order.incarnation]
+        self._world.soon(MOVE_S, lambda: self._move(order, process))
 
     def plan(self, action: PlanMoves) -> None:
-        """Refuse: nothing tells of traffic here."""
-        raise AssertionError(action)
+        """Swap two experts of each layer after a while."""
+        self._world.soon(MOVE_S, lambda: self._planned(action.placement))
+
+    def note_traffic(self, report: TrafficReport) -> None:
+        """Take what the attention replica tells."""
+        self._supervision.note_traffic("attention", report)
 
     def stop_older(self, name: str) -> None:
         """Refuse: there are no other revisions here."""
@@ -106,6 +119,35 @@ class SupervisorProcess:
         member = Member(worker_id(index), index, incarnation, f"{index}.{incarnation}:1", "paper")
         assert self._supervision.worker_ready(member) is None
         self._act()
+
+    def _move(self, order: Order, process: WorkerProcess) -> None:
+        wait_s = process.hung_until_s - self._world.now_s()
+        if process.is_alive and wait_s > 0:
+            self._world.later(wait_s, lambda: self._move(order, process))
+            return
+        if process.is_alive:
+            process.shard.held = (
+                process.shard.held | order.keys if isinstance(order, LoadExperts) else process.shard.held - order.keys
+            )
+        if self.is_alive and process.is_alive:
+            self._supervision.moved(order, frozenset(process.shard.held))
+            self._act()
+        elif self.is_alive:
+            self._supervision.move_failed(order)
+            self._act()
+
+    def _planned(self, placement: Placement) -> None:
+        if self.is_alive:
+            moved = replace(placement, epoch=placement.epoch + 1, copies=self._swapped(placement))
+            self._supervision.planned(BalancePlan(moved, 1.0))
+            self._act()
+
+    def _swapped(self, placement: Placement) -> Copies:
+        layers = [list(layer) for layer in placement.copies]
+        for layer in layers:
+            one, other = self._world.chance.sample(range(NUM_EXPERTS), 2)
+            layer[one], layer[other] = layer[other], layer[one]
+        return tuple(tuple(layer) for layer in layers)
 
     def _lost(self, process: WorkerProcess) -> None:
         if self.is_alive:

@@ -15,6 +15,7 @@ from cluster.experts.layer_work import LayerWork
 from cluster.experts.messages import ExpertReply
 from cluster.experts.reachable_copies import ReachableCopies
 from cluster.experts.token_dispatcher import TokenDispatcher
+from cluster.live_placement import LivePlacement
 from cluster.supervision import Supervision
 from router.journal import Journal
 from tests.simulation import paper_model
@@ -144,6 +145,11 @@ def dead_worker_not_replaced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Supervision, "worker_lost", lambda *_: None)
 
 
+def published_before_loaded(patch: pytest.MonkeyPatch) -> None:
+    """A placement is published before its experts are loaded."""
+    patch.setattr(LivePlacement, "_wanted", lambda self, index: self._shares[index])  # pyright: ignore[reportPrivateUsage, reportUnknownLambdaType, reportUnknownMemberType]
+
+
 def older_attempt_believed(patch: pytest.MonkeyPatch) -> None:
     """What a replica said before it was given up is released, whoever runs the sequence now."""
     on_event = Journal.on_event
@@ -189,6 +195,7 @@ BUGS: tuple[Patch, ...] = (
     told_twice,
     acted_before_stored,
     dead_worker_not_replaced,
+    published_before_loaded,
     older_attempt_believed,
     released_taken_for_prompt,
     cancelled_but_resumed,
