@@ -34,6 +34,9 @@ _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITIO
 logger = logging.getLogger(__name__)
 
 
+LAST_EVENTS_S = 2.0
+
+
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
     """What a dispatcher brings to its workers."""
@@ -124,6 +127,10 @@ class GrpcExpertTransport:
             link.cancel()
         for link in links:
             await link.ended()
+        # gRPC's own tasks wait for the last events of cancelled calls: one that found its loop closed would cost other
+        # loops of the process theirs.
+        if rest := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(rest, timeout=LAST_EVENTS_S)
 
 
 class _Link:

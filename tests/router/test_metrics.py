@@ -19,6 +19,7 @@ from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc as rpc
 from router.auth import KeyRing
 from router.backend import Readiness
+from router.errors import Overloaded
 from router.requests import Options, TextRequest
 from router.service import InferenceService
 from tests.router.fakes.asgi_client import HI, AsgiClient
@@ -145,7 +146,7 @@ def test_of_several_prompts_only_those_that_were_taken_in_count() -> None:
 
     async def work() -> None:
         async with await service.complete(TextRequest(((1, 2), (3, 4, 5)), Options())) as generation:
-            with pytest.raises(QueueFull):
+            with pytest.raises(Overloaded):
                 _ = [update async for update in generation]
 
     asyncio.run(work())

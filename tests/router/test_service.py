@@ -233,7 +233,7 @@ def test_a_full_queue_is_told_before_the_first_update() -> None:
         async with await service.chat(chat()) as generation:
             await generation.begin(5.0)
 
-    with pytest.raises(QueueFull):
+    with pytest.raises(Overloaded):
         run(work)
     assert_nothing_left(service, backend)
 
