@@ -31,10 +31,9 @@ from protos import expert_pb2_grpc as rpc
 _EXCHANGE = "/expertmesh.expert.v1.ExpertService/Exchange"
 _REFUSALS = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.UNIMPLEMENTED)
 
-logger = logging.getLogger(__name__)
-
-
 LAST_EVENTS_S = 2.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

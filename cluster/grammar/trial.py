@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Trials:
         """Give each grammar `timeout_s`; the first process starts with the first grammar."""
         self._timeout_s = timeout_s
         self._idle: queue.LifoQueue[_Trial] = queue.LifoQueue()
+        weakref.finalize(self, _end_all, self._idle)  # they end with their owner, closed or not
 
     def complaint(self, grammar: str) -> str | None:
         """Return what is wrong with a grammar of llguidance, or None.
@@ -44,14 +46,18 @@ class Trials:
 
     def close(self) -> None:
         """End the processes that wait for a grammar."""
-        while not self._idle.empty():
-            self._take().end()
+        _end_all(self._idle)
 
     def _take(self) -> "_Trial":
         try:
             return self._idle.get_nowait()
         except queue.Empty:
             return _Trial()
+
+
+def _end_all(trials: "queue.LifoQueue[_Trial]") -> None:
+    while not trials.empty():
+        trials.get_nowait().end()
 
 
 class _Trial:
