@@ -188,6 +188,20 @@ def test_a_worker_that_fails_unexpectedly_says_why_too(checkpoint: Path) -> None
     assert children() == before
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_workers_on_a_gpu_answer_with_the_bits_of_a_shard_there(checkpoint: Path) -> None:
+    source = open_model(str(checkpoint))
+    shard = ExpertShard(CONFIG, Numerics.of("precise"), "cuda", dequantized_bytes=10**9)
+    load_experts(source, shard, all_experts(source))
+    with LaunchedCluster(spec_of(checkpoint, device="cuda")) as cluster:
+        for seed in range(5):
+            hidden, gate = a_layer(seed)
+            there = GateOutput(gate.expert_ids.cuda(), gate.weights.cuda())
+            expected = shard.submit(0, hidden.cuda(), there).wait().cpu()
+            assert same_bits(cluster.experts.submit(0, hidden, gate).wait(), expected)
+
+
 def test_a_start_that_takes_too_long_is_given_up(checkpoint: Path) -> None:
     before = children()
     with pytest.raises(WorkerLost, match=r"worker-0 did not start within 0.01 s"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from cluster.config import AttentionSection, EngineSection, ModelSection, NumericsSection
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
@@ -30,7 +31,7 @@ WAIT_S = 120.0
 WINDOW = 24
 
 
-def _sections(mode: str = "precise", path: str = "tiny", **engine: Any) -> StandaloneSections:
+def _sections(mode: str = "precise", path: str = "tiny", device: str = "cpu", **engine: Any) -> StandaloneSections:
     """Return sections; `mode` may name behind a slash how keys and values are kept."""
     name, _, kv_cache_dtype = mode.partition("/")
     settings: dict[str, Any] = {
@@ -45,7 +46,7 @@ def _sections(mode: str = "precise", path: str = "tiny", **engine: Any) -> Stand
             {"mode": name, "dense_weights": "float32", "kv_cache_dtype": kv_cache_dtype or "auto"}
         ),
         EngineSection(**settings),
-        AttentionSection(),
+        AttentionSection.model_validate({"device": device}),
     )
 
 
@@ -150,6 +151,18 @@ def test_the_tiny_model_says_the_same_alone_together_and_in_chunks() -> None:
     assert together.told() == alone.told()
     assert in_chunks.told() == alone.told()
     assert len({digest for events in alone.events.values() for event in events for digest in event.digests}) == 32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["float32", "precise", "int8", "bf16", "bf16/int8"])
+def test_on_a_gpu_too_tokens_and_logits_are_the_same_alone_together_and_in_chunks(mode: str) -> None:
+    weights, requests = _weights(), _requests(LENGTHS)
+    alone, _ = _run(Standalone.of(weights, _sections(mode, device="cuda")), [[request] for request in requests])
+    together, _ = _run(Standalone.of(weights, _sections(mode, device="cuda")), [requests])
+    in_chunks, _ = _run(Standalone.of(weights, _sections(mode, device="cuda", max_step_tokens=11)), [requests])
+    assert together.told() == alone.told()
+    assert in_chunks.told() == alone.told()
 
 
 @pytest.mark.parametrize("mode", ["precise", "precise/int8"])

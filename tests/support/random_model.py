@@ -43,11 +43,15 @@ def random_config(**changes: Any) -> ModelConfig:
 
 
 def load_all(
-    checkpoint: WeightSource, mode: str = "float32", kv_cache_dtype: str = "auto", dense_weights: str = "float32"
+    checkpoint: WeightSource,
+    mode: str = "float32",
+    kv_cache_dtype: str = "auto",
+    dense_weights: str = "float32",
+    device: str = "cpu",
 ) -> tuple[Transformer, ExpertShard]:
-    """Return the transformer and a shard with every expert of `checkpoint` on the CPU."""
+    """Return the transformer and a shard with every expert of `checkpoint` on `device`."""
     numerics = Numerics.of(mode, kv_cache_dtype, dense_weights)
-    transformer = load_transformer(checkpoint, numerics, DenseOptions("cpu", torch.float32))
-    shard = ExpertShard(checkpoint.config, numerics, "cpu", dequantized_bytes=10**9)
+    transformer = load_transformer(checkpoint, numerics, DenseOptions(device, torch.float32))
+    shard = ExpertShard(checkpoint.config, numerics, device, dequantized_bytes=10**9)
     load_experts(checkpoint, shard, all_experts(checkpoint))
     return transformer, shard

@@ -33,7 +33,7 @@ class Sheet:
         num_blocks = 1 + per_sequence * self.num_sequences
         shape = KVCacheShape(num_blocks, num_blocks, BLOCK_TOKENS)
         config = self.transformer.config
-        self.kv_cache = KVCache(config, shape, self.transformer.numerics.kv, "cpu")
+        self.kv_cache = KVCache(config, shape, self.transformer.numerics.kv, self.transformer.device)
         spoil(self.kv_cache, config.num_layers)
         order = np.random.default_rng(self.seed).permutation(np.arange(1, num_blocks))
         self.table = order.reshape(self.num_sequences, per_sequence)
