@@ -22,8 +22,8 @@ from model.tiny.world import World
 NUM_BATCHES = 6
 
 
-def draw(share: float) -> tuple[Rows, list[Respelt], list[Respelt]]:
-    """Return the rows, and the same batches respelt not at all and by `share`."""
+def draw(*shares: float) -> tuple[Rows, list[list[Respelt]]]:
+    """Return the rows, and the same batches respelt by each of `shares`."""
     encoding, words = load_vocabulary()
     names = world_names(words)
     rows = choose_rows(encoding, words, names, TinyShape().hidden)
@@ -33,11 +33,11 @@ def draw(share: float) -> tuple[Rows, list[Respelt], list[Respelt]]:
         respell = Respelling(rows, encoding, share, seed=7)
         return [respell(drawn.draw()) for _ in range(NUM_BATCHES)]
 
-    return rows, batches(0.0), batches(share)
+    return rows, [batches(share) for share in shares]
 
 
 def test_names_are_respelt_wherever_they_stand_and_nothing_else_changes() -> None:
-    rows, plain, respelt = draw(1.0)
+    rows, (plain, respelt) = draw(0.0, 1.0)
     assert not any(len(one.classes) for one in plain)
     assert sum(len(one.classes) for one in respelt) > NUM_BATCHES
     for before, after in zip(plain, respelt, strict=True):
@@ -57,7 +57,7 @@ def test_names_are_respelt_wherever_they_stand_and_nothing_else_changes() -> Non
 
 
 def test_equal_seeds_respell_equally() -> None:
-    (_, _, one), (_, _, other) = draw(0.7), draw(0.7)
+    _, (one, other) = draw(0.7, 0.7)
     for first, second in zip(one, other, strict=True):
         assert torch.equal(first.batch.packed.ids, second.batch.packed.ids)
         assert torch.equal(first.directions, second.directions)

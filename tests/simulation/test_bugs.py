@@ -22,6 +22,7 @@ from tests.simulation import paper_model
 from tests.simulation.cluster import SimulatedCluster
 
 MOST_SEEDS = 400
+"""What catches a bug changes with whatever changes the order of events."""
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -203,10 +204,14 @@ BUGS: tuple[Patch, ...] = (
 )
 
 
+TRIED_FIRST: dict[Patch, int] = {stale_answer_accepted: 289, acted_before_stored: 100, published_before_loaded: 44}
+"""Seeds that have caught bugs which few do: they save a minute as long as they do, and nothing depends on them."""
+
+
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.__name__)
 def test_some_seed_catches_the_bug(bug: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     bug(monkeypatch)
-    for seed in range(MOST_SEEDS):
+    for seed in (TRIED_FIRST.get(bug, 0), *range(MOST_SEEDS)):
         try:
             SimulatedCluster(seed).run()
         except (AssertionError, LookupError, RuntimeError, ValueError):  # a crash is noticed as well

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from model.kernels.native_build import SOURCES
-
 ROOT = Path(__file__).parents[3]
 COMPILER = next((found for name in ("g++", "clang++") if (found := shutil.which(name))), None)
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
@@ -34,10 +32,10 @@ ASAN = sanitizer_library()
 needs_sanitizer = pytest.mark.skipif(ASAN is None, reason="needs g++ with AddressSanitizer (libasan)")
 
 
-def fuzz(scratch: Path, flags: str, seed: int, sources: Path = SOURCES) -> subprocess.CompletedProcess[str]:
-    """Run the fuzz in a process of its own, on kernels of `sources` built with `flags` added."""
+def fuzz(scratch: Path, seed: int) -> subprocess.CompletedProcess[str]:
+    """Run the fuzz in a process of its own, on kernels that the sanitizers watch."""
     compiler = scratch / "compiler"
-    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {COMPILER} "$@"\nexec {COMPILER} "$@" {flags}\n')
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {COMPILER} "$@"\nexec {COMPILER} "$@" {SANITIZE}\n')
     compiler.chmod(0o755)
     environment = {
         **os.environ,
@@ -47,21 +45,12 @@ def fuzz(scratch: Path, flags: str, seed: int, sources: Path = SOURCES) -> subpr
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
-    if flags == SANITIZE:
+        "LD_PRELOAD": ASAN or "",
         # Python and torch never free what they hold at exit, so leaks are not asked for.
-        environment |= {"LD_PRELOAD": ASAN or "", "ASAN_OPTIONS": "detect_leaks=0"}
-    program = "\n".join(
-        (
-            "from pathlib import Path",
-            "from model.kernels import native_build",
-            f"native_build.SOURCES = Path({str(sources)!r})",
-            "from tests.model.kernels.native_fuzz import main",
-            f"main({seed}, {NUM_ROUNDS})",
-        )
-    )
+        "ASAN_OPTIONS": "detect_leaks=0",
+    }
     return subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", f"from tests.model.kernels.native_fuzz import main; main({seed}, {NUM_ROUNDS})"],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -71,9 +60,15 @@ def fuzz(scratch: Path, flags: str, seed: int, sources: Path = SOURCES) -> subpr
     )
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the compiler and of what it builds, once for all seeds."""
+    return tmp_path_factory.mktemp("sanitized")
+
+
 @pytest.mark.slow
 @needs_sanitizer
 @pytest.mark.parametrize("seed", [1, 2])
-def test_random_shapes_stay_inside_their_memory_and_agree_with_the_twins(tmp_path: Path, seed: int) -> None:
-    done = fuzz(tmp_path, SANITIZE, seed)
+def test_random_shapes_stay_inside_their_memory_and_agree_with_the_twins(scratch: Path, seed: int) -> None:
+    done = fuzz(scratch, seed)
     assert done.returncode == 0, done.stderr[-4000:]
