@@ -1,8 +1,8 @@
-"""The same tokens everywhere: fifty mixed requests, all at once, on three forms of the same model.
+"""The same tokens everywhere: fifty mixed requests, sixteen at a time, on three forms of the same model.
 
 Disaggregated (attention and four expert workers on Ray), collapsed (all experts beside attention on Ray) and
 standalone (one process without Ray) must agree on text, reasoning, calls, finish reasons, token counts and on every
-logprob to the last bit. Batches differ from run to run, since all requests run concurrently.
+logprob to the last bit. Batches differ from run to run, since requests join and leave as others end.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +18,7 @@ NUM_CLIENTS = 16
 
 
 def answers(server: Served) -> dict[str, dict[str, Any]]:
-    """Return what is comparable of every request's answer, all sent concurrently."""
+    """Return what is comparable of every request's answer, sent by concurrent clients."""
     with httpx.Client(base_url=server.url, trust_env=False, timeout=240.0) as client:
 
         def ask(request: MixedRequest) -> dict[str, Any]:

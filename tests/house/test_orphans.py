@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.source_tree import ROOT, module_name, sources
+from tests.house.source_tree import PACKAGES, ROOT, module_name, sources
 
 RUN_BY_NAME = {
     "router.cli": "the console script",
@@ -71,7 +71,7 @@ def missing_paths(document: Path) -> list[str]:
 
 DOCUMENTS = [
     ROOT / "README.md",
-    *sorted(path for folder in ("docs", "helm", "model") for path in (ROOT / folder).rglob("*.md")),
+    *sorted(path for folder in (*PACKAGES, "helm", "tests") for path in (ROOT / folder).rglob("*.md")),
 ]
 
 
