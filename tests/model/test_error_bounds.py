@@ -29,8 +29,8 @@ LAYER = 0
 BF16_STEP = 2.0**-8
 """Relative rounding step of bf16 (8 significant bits)."""
 BOUNDS: dict[str, dict[str, float]] = {
-    "precise": {"norm": 1e-6, "attention": BF16_STEP, "gate": 1e-6, "experts": BF16_STEP},
-    "bf16": {"norm": BF16_STEP / 2, "attention": BF16_STEP, "gate": BF16_STEP / 2, "experts": BF16_STEP},
+    "precise": {"norm": 1e-6, "attention": BF16_STEP, "gate": 1e-6, "experts": BF16_STEP, "head": 1e-6},
+    "bf16": {"norm": BF16_STEP / 2, "attention": BF16_STEP, "gate": BF16_STEP / 2, "experts": BF16_STEP, "head": 1e-6},
 }
 """Where a mode rounds to bf16, an op may lose half a step a rounding (attention: keys and values, which both move the
 result; experts: their input and their output); elsewhere only f32's own rounding is left."""
@@ -77,6 +77,11 @@ class Truth:
         """Return all gate scores [T, E]."""
         router = self._layer.mlp.router
         return nn.functional.linear(x.to(self._dtype), router.weight, router.bias)
+
+    @torch.inference_mode()
+    def head(self, x: Tensor) -> Tensor:
+        """Return the last norm and the logits [T, V]."""
+        return self._model.lm_head(self._model.model.norm(x.to(self._dtype)))
 
     @torch.inference_mode()
     def experts(self, x: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
@@ -164,6 +169,13 @@ class TestBounds:
         x = rows(transformer.config.hidden_size, seed=3)
         scores = transformer.layers[LAYER].gate.scores(x)
         assert_bounded(scores, theirs.gate(x), truth.gate(x), BOUNDS[mode]["gate"])
+
+    def test_head(self, path: Path, mode: str) -> None:
+        truth, theirs = self.pair(path)
+        transformer, _ = load_all(open_checkpoint(path), mode)
+        x = rows(transformer.config.hidden_size, seed=5)
+        ours = transformer.head(x.to(transformer.numerics.residual))
+        assert_bounded(ours, theirs.head(x), truth.head(x), BOUNDS[mode]["head"])
 
     def test_experts_with_the_choices_of_the_truth(self, path: Path, mode: str) -> None:
         ours, theirs, truth = experts_of(path, mode)
