@@ -46,10 +46,6 @@ class ClusterSpec:
         others = [name for name in names if name.startswith(own) and not name.startswith(ours)]
         return sorted(others, key=lambda name: (not name.endswith(":supervisor"), name))
 
-    def names_of_all_revisions(self, names: Iterable[str]) -> list[str]:
-        """Return those actor names that belong to any revision of the application."""
-        return sorted(name for name in names if name.startswith(f"{_prefix(self.application)}:"))
-
     @property
     def state_key(self) -> str:
         """Return the key of this revision's stored state."""

@@ -28,8 +28,3 @@ class ResumeGate:
         if subscription in self._inside:
             self._inside.remove(subscription)
             self._places.release()
-
-    @property
-    def num_inside(self) -> int:
-        """Return how many resumes wait for their first token."""
-        return len(self._inside)

@@ -97,11 +97,6 @@ class Sequence:
         return len(self.token_ids)
 
     @property
-    def num_pending(self) -> int:
-        """Return the tokens known but not computed."""
-        return len(self.token_ids) - self.num_computed
-
-    @property
     def num_prompt(self) -> int:
         """Return the length of the original prompt, without any output."""
         return len(self.request.prompt_ids) - self.request.num_released

@@ -33,7 +33,6 @@ def test_only_actors_of_other_revisions_of_the_same_application_are_older() -> N
     found = SPEC.older_names(names)
     assert sorted(found) == sorted(older)
     assert found[0] == old.supervisor_name, "a supervisor goes first, or it would make its workers anew"
-    assert SPEC.names_of_all_revisions(names) == sorted([*ours, *older])
 
 
 def test_every_incarnation_has_a_name_of_its_own() -> None:
