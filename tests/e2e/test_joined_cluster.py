@@ -40,6 +40,12 @@ serve.start(http_options={"port": config.edge.http.port})
 serve.run(build(config.model_dump(mode="json")), name=APPLICATION, route_prefix="/")
 os._exit(9)
 """
+CHECK_INTEGRITY = """
+import ray
+from ray import serve
+ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+serve.get_deployment_handle("Attention", "expertmesh").check_integrity.remote().result(timeout_s=60)
+"""
 START_SERVE = """
 import sys
 import ray
@@ -98,6 +104,8 @@ def test_attention_and_workers_sit_on_different_nodes_and_leave_nothing(
         body = {"model": "tiny", "prompt": "Hello", "max_tokens": 4, "seed": 1}
         answer = httpx.post(f"{server.url}/v1/completions", json=body, trust_env=False, timeout=120)
         assert answer.json()["usage"]["completion_tokens"] == 4
+        status, _ = run_program(nodes, CHECK_INTEGRITY)
+        assert status == 0, "engine, token stream and held calls disagree"
         ours = actor_names(nodes)
         assert sum(":worker:" in name for name in ours) == 4
     eventually_empty(nodes, timeout_s=30)
