@@ -1,6 +1,7 @@
 """The attention half of a layer: norm, qkv, rotary, store, paged attention, out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable, rotate
 from model.kv_cache import KVCache
 
+if TYPE_CHECKING:
+    from model.fused_layer import NativeStep
+
 
 @dataclass(frozen=True, slots=True)
 class StepTensors:
@@ -28,6 +32,8 @@ class StepTensors:
     plans: dict[str, AttentionPlan]
     slots: dict[str, Tensor]
     """[T] where each row's key and value go, by layer kind."""
+    native: dict[str, "NativeStep"] = field(default_factory=dict[str, "NativeStep"])
+    """The same for the kernel that takes a layer at once, made for the first layer of each kind."""
 
 
 def prepare_step(config: ModelConfig, batch: ForwardBatch, kv_cache: KVCache, rotary: RotaryTable) -> StepTensors:
@@ -58,27 +64,27 @@ class Attention:
         """Hold `weights` on the device they are on, the matrices laid out for its kernels."""
         self._config = config
         self._layer = layer
-        self._kind = config.layer_types[layer]
-        self._norm = weights.norm
-        self._qkv = dense_matrix(weights.qkv_weight), weights.qkv_bias
-        self._out = dense_matrix(weights.out_weight), weights.out_bias
-        self._sinks = weights.sinks
+        self.kind = config.layer_types[layer]
+        self.norm = weights.norm
+        self.qkv = dense_matrix(weights.qkv_weight), weights.qkv_bias
+        self.out = dense_matrix(weights.out_weight), weights.out_bias
+        self.sinks = weights.sinks
 
     def forward(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> Tensor:
         """Return the attention output [T, H] f32 for the residual x [T, H]; stores this step's keys and values."""
         config = self._config
-        hidden = rms_norm(x, self._norm, config.norm_eps)
-        heads = multiply(hidden, *self._qkv).unflatten(1, (-1, config.head_dim))
+        hidden = rms_norm(x, self.norm, config.norm_eps)
+        heads = multiply(hidden, *self.qkv).unflatten(1, (-1, config.head_dim))
         queries, new_keys, new_values = heads.split((config.num_heads, config.num_kv_heads, config.num_kv_heads), dim=1)
         keys, values = kv_cache.layer(self._layer)
-        kv_store(rotate(new_keys, step.cos, step.sin), keys, step.slots[self._kind])
-        kv_store(new_values, values, step.slots[self._kind])
+        kv_store(rotate(new_keys, step.cos, step.sin), keys, step.slots[self.kind])
+        kv_store(new_values, values, step.slots[self.kind])
         attended = paged_attention(
             rotate(queries, step.cos, step.sin),
             keys,
             values,
-            step.plans[self._kind],
-            self._sinks,
+            step.plans[self.kind],
+            self.sinks,
             config.head_dim**-0.5,
         )
-        return multiply(attended.flatten(1), *self._out)
+        return multiply(attended.flatten(1), *self.out)

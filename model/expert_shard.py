@@ -16,6 +16,7 @@ from torch import Tensor
 from model.checkpoint.weights import ExpertMatrix, ExpertWeights
 from model.config import ModelConfig
 from model.expert_groups import ExpertGroups, group_by_expert
+from model.kernels.expert_mlp import ExpertTable, MlpWeights, expert_mlp
 from model.kernels.linear import LinearWeight, linear
 from model.kernels.mxfp4_experts import mxfp4_experts
 from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear
@@ -56,18 +57,29 @@ class ExpertShard:
         self._dequantized: dict[tuple[ExpertKey, _Name], LinearWeight] = {}
         self._free_bytes = dequantized_bytes
         self._reads_mxfp4 = device == "cpu" and numerics.mode != "float32" and native_library() is not None
+        self._tables = [ExpertTable(config.num_experts, {}) for _ in range(config.num_layers)]
+        """Of the experts that the native kernels read, for one call with all of them."""
+        self._unpacked: set[ExpertKey] = set()
 
     def put(self, layer: int, expert: int, weights: ExpertWeights) -> None:
         """Make an expert resident; putting it again replaces it."""
         self.drop(layer, expert)
-        self._experts[layer, expert] = _Expert(
-            matrices={"mlp1": self._resident(weights.mlp1), "mlp2": self._resident(weights.mlp2)},
-            biases={"mlp1": weights.mlp1_bias.to(self._device), "mlp2": weights.mlp2_bias.to(self._device)},
-        )
+        mlp1, mlp2 = self._resident(weights.mlp1), self._resident(weights.mlp2)
+        biases = weights.mlp1_bias.to(self._device), weights.mlp2_bias.to(self._device)
+        self._experts[layer, expert] = _Expert({"mlp1": mlp1, "mlp2": mlp2}, {"mlp1": biases[0], "mlp2": biases[1]})
+        if isinstance(mlp1, Mxfp4Weight) and isinstance(mlp2, Mxfp4Weight):
+            mlp1_bias, mlp2_bias = (bias.float().contiguous() for bias in biases)
+            packed = MlpWeights(mlp1, mlp1_bias, mlp2, mlp2_bias)
+            self._tables[layer] = self._tables[layer].with_expert(expert, packed)
+        else:
+            self._unpacked.add((layer, expert))
 
     def drop(self, layer: int, expert: int) -> None:
         """Forget an expert; dropping an absent one does nothing."""
-        self._experts.pop((layer, expert), None)
+        if self._experts.pop((layer, expert), None) is None:
+            return
+        self._tables[layer] = self._tables[layer].with_expert(expert, None)
+        self._unpacked.discard((layer, expert))
         for name in ("mlp1", "mlp2"):
             dense = self._dequantized.pop(((layer, expert), name), None)
             self._free_bytes += 0 if dense is None else dense.nbytes
@@ -96,8 +108,16 @@ class ExpertShard:
         """
         if expert_ids.numel() == 0:
             return rows.new_zeros((0, rows.shape[1]), dtype=self._numerics.expert_output)
+        if rows.dtype == torch.bfloat16 and self._reads_mxfp4 and not self._unpacked:
+            limits = self._config.swiglu_limit, self._config.swiglu_alpha
+            is_int8 = self._numerics.has_int8_experts
+            return expert_mlp(rows, row_ids, expert_ids, self._tables[layer], limits, is_int8)
+        return self.forward_by_expert(layer, rows[row_ids], expert_ids)
+
+    def forward_by_expert(self, layer: int, rows: Tensor, expert_ids: Tensor) -> Tensor:
+        """Return what `forward` does for a row [P, H] of each pair, with the same bits, kernel by kernel."""
         groups = group_by_expert(expert_ids)
-        by_expert = rows[row_ids[groups.order]].float()
+        by_expert = rows[groups.order].float()
         first = self._multiply(layer, "mlp1", by_expert, groups)
         inner = swiglu(first, self._config.swiglu_limit, self._config.swiglu_alpha)
         second = self._multiply(layer, "mlp2", inner, groups).to(self._numerics.expert_output)

@@ -66,13 +66,13 @@ class TopKGate:
 
     def __init__(self, weight: Tensor, bias: Tensor, num_chosen: int) -> None:
         """Take weight [E, H], bias [E] and K = `num_chosen`."""
-        self._weight = LinearWeight.of(weight)
-        self._bias = bias
+        self.weight = LinearWeight.of(weight)
+        self.bias = bias
         self._num_chosen = num_chosen
 
     def scores(self, hidden: Tensor) -> Tensor:
         """Return every expert's score [T, E] f32 for hidden [T, H]."""
-        return linear(hidden, self._weight, self._bias)
+        return linear(hidden, self.weight, self.bias)
 
     def choose(self, hidden: Tensor) -> GateOutput:
         """Return the choice for hidden [T, H]; the softmax runs over the chosen scores only."""

@@ -16,6 +16,7 @@ from model.batch import ForwardBatch
 from model.checkpoint.weights import AttentionWeights, GateWeights, HeadWeights
 from model.config import ModelConfig
 from model.dense_matrix import dense_matrix, multiply, take_rows
+from model.fused_layer import fused_layer
 from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable
 from model.kv_cache import KVCache
@@ -46,9 +47,14 @@ class DecoderLayer:
         self._norm_eps = config.norm_eps
         self.gate = TopKGate(gate.weight, gate.bias, config.experts_per_token)
         self._numerics = numerics
+        self._layer = layer
+        self.fused = fused_layer(config, self.attention, self.gate, gate.norm, numerics)
+        """The same in one native call, where there is one."""
 
     def before_experts(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> tuple[Tensor, Tensor, GateOutput]:
         """Return the residual [T, H], the experts' input [T, H] in its dtype, and the gate's choice."""
+        if self.fused is not None:
+            return self.fused.before_experts(x, step, kv_cache, self._layer, self._numerics.expert_input)
         residual = (x.float() + self.attention.forward(x, step, kv_cache)).to(self._numerics.residual)
         hidden = rms_norm(residual, self._norm, self._norm_eps)
         return residual, hidden.to(self._numerics.expert_input), self.gate.choose(hidden)

@@ -33,14 +33,17 @@ class NativeLibrary:
     version: str
     """Digest of the source, and the instruction level it was built for."""
 
-    def call(self, function: str, *arguments: Tensor | int, threads: int | None = None) -> None:
-        """Call a kernel: tensors go as pointers, integers as int64, the thread count last as int."""
+    def call(self, function: str, *arguments: Tensor | int, threads: int | None = None) -> int:
+        """Call a kernel: tensors go as pointers, integers as int64, the thread count last as int.
+
+        Returns what the kernel returns; of those that return nothing, nothing that means anything.
+        """
         converted: list[object] = [
             ctypes.c_void_p(each.data_ptr()) if isinstance(each, Tensor) else ctypes.c_int64(each) for each in arguments
         ]
         if threads is not None:
             converted.append(ctypes.c_int(threads))
-        getattr(self.library, function)(*converted)
+        return getattr(self.library, function)(*converted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,6 @@
 
 namespace {
 
-constexpr int64_t kTask = 32768;  // elements that one thread takes at a time: less is not worth waking another
-
-template <typename Row>
-void for_each_row(int64_t rows, int64_t width, int threads, const Row& row) {
-  const int64_t per_task = std::max<int64_t>(1, kTask / std::max<int64_t>(1, width));
-  pool().run(threads, (rows + per_task - 1) / per_task, [&](int64_t task) {
-    for (int64_t r = task * per_task; r < std::min(rows, (task + 1) * per_task); ++r) row(r);
-  });
-}
-
 float* scratch(int64_t size) {
   thread_local std::vector<float> kept;
   if (static_cast<int64_t>(kept.size()) < size) kept.resize(size);

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from model.batch import BlockTables, ForwardBatch
+from model.checkpoint.random_weights import RandomWeights
+from model.expert_shard import ExpertShard
 from model.kernels import threads
 from model.kernels.attention import AttentionPlan, paged_attention, paged_attention_torch
 from model.kernels.attention_tiles import TileShape
@@ -23,8 +25,11 @@ from model.kernels.mxfp4_linear import Mxfp4Weight, mxfp4_linear, mxfp4_linear_t
 from model.kernels.mxfp4_linear_int8 import mxfp4_linear_int8, mxfp4_linear_int8_torch
 from model.kernels.native_library import required_library
 from model.kernels.q8_linear import Q8Weight, q8_linear, q8_linear_torch
+from model.moe import Finished, GateOutput
 from model.mxfp4 import Mxfp4Tensor
 from model.q8 import quantize
+from tests.support.random_model import load_all, random_config
+from tests.support.steps import random_ids, run_in_chunks
 
 NUM_ROWS = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 33)
 TOLERANCE = 2e-3
@@ -35,7 +40,9 @@ def main(seed: int, num_rounds: int) -> None:
     """Run every kernel `num_rounds` times and print the digest of what came out."""
     generator, digest = random.Random(seed), hashlib.sha256()
     torch.manual_seed(seed)
-    kernels: tuple[Callable[[random.Random], Tensor], ...] = (fuzz_linear, fuzz_mxfp4, fuzz_q8, fuzz_attention)
+    kernels: tuple[Callable[[random.Random], Tensor], ...] = (
+        fuzz_linear, fuzz_mxfp4, fuzz_q8, fuzz_attention, fuzz_model,
+    )  # fmt: skip
     for _ in range(num_rounds):
         threads.use_threads(generator.choice((1, 2, 3)))
         for fuzz in kernels:
@@ -105,6 +112,40 @@ def fuzz_attention(generator: random.Random) -> Tensor:
     out = paged_attention(*arguments)
     check_close(out, paged_attention_torch(*arguments))
     return out
+
+
+def fuzz_model(generator: random.Random) -> Tensor:
+    """Run layers and experts of a random model, each in one call; call by call the bits are the same."""
+    kv_heads, experts = generator.randint(1, 3), 8 * generator.randint(1, 3)
+    config = random_config(
+        num_layers=2, num_experts=experts, experts_per_token=generator.randint(1, 4), num_kv_heads=kv_heads,
+        num_heads=kv_heads * generator.randint(1, 4), head_dim=32, hidden_size=32 * generator.randint(1, 3),
+        intermediate_size=32 * generator.randint(1, 3), sliding_window=generator.choice((1, 7, 128)),
+    )  # fmt: skip
+    mode = generator.choice((("precise",), ("int8",), ("precise", "auto", "q8_0")))
+    transformer, shard = load_all(RandomWeights(config, seed=generator.randint(0, 99)), *mode)
+    ids = random_ids(generator.randint(2, 40), config.vocab_size)
+    fused = run_in_chunks(transformer, shard, ids, [len(ids) - 1, 1])
+    for layer in transformer.layers:
+        layer.fused = None
+    single = run_in_chunks(transformer, ByExpert(shard), ids, [len(ids) - 1, 1])
+    if not torch.equal(fused, single):
+        raise SystemExit(f"a layer in one call differs from its kernels: {mode}, {len(ids)} rows, {config}")
+    return fused
+
+
+class ByExpert:
+    """A shard that calls its kernels one by one."""
+
+    def __init__(self, shard: ExpertShard) -> None:
+        self._shard = shard
+
+    def submit(self, layer: int, hidden: Tensor, gate: GateOutput) -> Finished:
+        """Return the outputs of all chosen experts."""
+        num_tokens, num_chosen = gate.expert_ids.shape
+        rows = hidden.repeat_interleave(num_chosen, dim=0)
+        outputs = self._shard.forward_by_expert(layer, rows, gate.expert_ids.flatten())
+        return Finished(outputs.view(num_tokens, num_chosen, -1))
 
 
 def check_close(out: Tensor, twin: Tensor) -> None:

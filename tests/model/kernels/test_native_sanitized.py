@@ -17,18 +17,20 @@ SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 NUM_ROUNDS = 20
 
 
-def sanitizer_library() -> str | None:
-    """Return the path of the sanitizer's run-time library, or None where the compiler has none."""
+def compiler_library(name: str) -> str | None:
+    """Return the path of one of the compiler's run-time libraries, or None where it has none of that name."""
     if COMPILER is None or sys.platform != "linux":
         return None
     asked = subprocess.run(
-        [COMPILER, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True, timeout=60
+        [COMPILER, f"-print-file-name={name}"], capture_output=True, text=True, check=True, timeout=60
     )
     path = Path(asked.stdout.strip())
     return str(path.resolve()) if path.is_absolute() else None
 
 
-ASAN = sanitizer_library()
+ASAN = compiler_library("libasan.so")
+STANDARD = compiler_library("libstdc++.so")
+"""Loaded beside the sanitizer, or it would not find what throws exceptions: Python itself is no C++ program."""
 needs_sanitizer = pytest.mark.skipif(ASAN is None, reason="needs g++ with AddressSanitizer (libasan)")
 
 
@@ -45,7 +47,7 @@ def fuzz(scratch: Path, seed: int) -> subprocess.CompletedProcess[str]:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        "LD_PRELOAD": ASAN or "",
+        "LD_PRELOAD": " ".join(filter(None, (ASAN, STANDARD))),
         # Python and torch never free what they hold at exit, so leaks are not asked for.
         "ASAN_OPTIONS": "detect_leaks=0",
     }
