@@ -5,7 +5,6 @@ element 2j in its low nibble and element 2j+1 in its high one. A code is sign, t
 (E2M1), the scale a power of two with bias 127 (E8M0, 255 is NaN): OCP Microscaling Formats 1.0.
 """
 
-import itertools
 import math
 from dataclasses import dataclass
 
@@ -23,7 +22,6 @@ MAX_SCALE = 254
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """The values of codes 0 to 7; codes 8 to 15 are their negatives."""
 CODE_VALUES = (*MAGNITUDES, *(-magnitude for magnitude in MAGNITUDES))
-_MIDPOINTS = tuple((low + high) / 2 for low, high in itertools.pairwise(MAGNITUDES))
 
 _CODE_VALUES = torch.tensor(CODE_VALUES, dtype=torch.float64)
 _BYTE_VALUES = torch.stack((_CODE_VALUES.repeat(16), _CODE_VALUES.repeat_interleave(16)), dim=-1)
@@ -106,9 +104,9 @@ def _block_scales(largest: Tensor) -> Tensor:
 
 def _nearest_codes(scaled: Tensor) -> Tensor:
     """Return the codes [...] u8 nearest to values [...] f32 within [-7, 7], ties to the even code."""
-    midpoints = torch.tensor(_MIDPOINTS, dtype=torch.float32, device=scaled.device)
     magnitude = scaled.abs()
-    lower = torch.bucketize(magnitude, midpoints, out_int32=True)
-    upper = torch.bucketize(magnitude, midpoints, out_int32=True, right=True)
-    codes = torch.where(lower % 2 == 0, lower, upper)  # they differ by one, and only at a tie
+    # Codes are half a unit apart up to 2, one unit up to 4 and two beyond: the three lines meet at 2 and at 4, each is
+    # the lowest where it holds, and `round` takes ties to the even code.
+    codes = torch.minimum((2 * magnitude).round(), magnitude.round() + 2)
+    codes = torch.minimum(codes, (magnitude / 2).round() + 4).clamp_(max=7)
     return (codes + 8 * torch.signbit(scaled)).to(torch.uint8)
