@@ -62,15 +62,8 @@ def fuzz(scratch: Path, seed: int) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of the compiler and of what it builds, once for all seeds."""
-    return tmp_path_factory.mktemp("sanitized")
-
-
 @pytest.mark.slow
 @needs_sanitizer
-@pytest.mark.parametrize("seed", [1, 2])
-def test_random_shapes_stay_inside_their_memory_and_agree_with_the_twins(scratch: Path, seed: int) -> None:
-    done = fuzz(scratch, seed)
+def test_random_shapes_stay_inside_their_memory_and_agree_with_the_twins(tmp_path: Path) -> None:
+    done = fuzz(tmp_path, seed=1)
     assert done.returncode == 0, done.stderr[-4000:]
