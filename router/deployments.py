@@ -33,6 +33,7 @@ from router.attention_router import AttentionRouter
 from router.auth import KEYS_VARIABLE, KeyRing, is_loopback, load_keys, require_keys_off_loopback
 from router.autoscaling import actor_options, max_ongoing_sequences, scaling_options
 from router.config import Config, parse_config
+from router.edge_targets import watch_own_presence
 from router.errors import PlatformRefused
 from router.inbox import Inbox
 from router.journal import ResumeLimits
@@ -41,6 +42,8 @@ from router.routed_replicas import ROUTED
 from router.supervisor_status import SupervisorStatus
 
 if TYPE_CHECKING:
+    from ray.serve._private.long_poll import LongPollClient
+
     from router.api.grpc_server import GrpcServer
 
 APPLICATION = "expertmesh"
@@ -154,9 +157,12 @@ class Edge:
         self._attention = attention
         self._keys = load_keys(config.edge.auth) if keys.is_empty else keys
         self._grpc: GrpcServer | None = None
+        self._presence: LongPollClient | None = None
 
     async def __del__(self) -> None:
         """Let gRPC calls end; Serve awaits this once no HTTP request runs, before it ends the process."""
+        if self._presence is not None:
+            self._presence.stop()
         if self._grpc is not None:
             await self._grpc.stop(self._config.attention.drain_timeout_s)
 
@@ -170,6 +176,7 @@ class Edge:
         backend = await self._backend()
         service = InferenceService(backend, Tokenizer(), self._config)
         self._grpc = await start_grpc_server(service, self._config, self._keys, shares_port=True)
+        self._presence = watch_own_presence(self._grpc.health.leave)
         return create_app(service, self._config, self._keys, names_responses=False)
 
     async def _backend(self) -> RayBackend:

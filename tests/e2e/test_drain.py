@@ -8,8 +8,11 @@ from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from cluster.warden import Run
 from tests.e2e.served import Served, served
@@ -136,14 +139,20 @@ def test_a_replica_that_is_scaled_down_hands_its_streams_over_and_is_gone_before
 def test_a_new_deployment_keeps_the_streams_alive(
     server: Served, nodes: dict[str, str], expected: dict[int, str]
 ) -> None:
-    """Other limits of the engine make every replica anew, the edge too."""
+    """Other limits of the engine make every replica anew, the edge too, which says so to who watches its health."""
     ports = [f"edge.http.port={server.http_port}", f"edge.grpc.port={server.grpc_port}"]
     settings = [f"{name}={value}" for name, value in SETTINGS.items()]
-    with ThreadPoolExecutor(NUM_LONG + 1) as pool:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel, ThreadPoolExecutor(NUM_LONG + 2) as pool:
+        health: list[int] = []
+        stub: Any = HealthStub(channel)
+        watched = stub.Watch(HealthCheckRequest(), timeout=300)
+        pool.submit(lambda: health.extend(one.status for one in watched))
+        eventually(lambda: health == [HealthCheckResponse.SERVING])
         streams, _ = start_long(server, pool)
         before = replicas(nodes)
         deployed = pool.submit(run_program, nodes, REDEPLOY, *settings, *ports, "engine.max_running_sequences=24")
         eventually(lambda: not before & replicas(nodes))
+        eventually(lambda: health == [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING])
         assert_goes_on(streams, expected)
         status, said = deployed.result()
         assert status == 0, said

@@ -19,6 +19,7 @@ RIM: dict[str, tuple[str, ...]] = {
         "cluster/ray_runtime.py",
         "router/attention_router.py",
         "router/deployments.py",
+        "router/edge_targets.py",
         "router/ray_backend.py",
         "router/serving.py",
     ),
