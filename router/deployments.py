@@ -176,7 +176,7 @@ class Edge:
         backend = await self._backend()
         service = InferenceService(backend, Tokenizer(), self._config)
         self._grpc = await start_grpc_server(service, self._config, self._keys, shares_port=True)
-        self._presence = watch_own_presence(self._grpc.health.leave)
+        self._presence = watch_own_presence(self._grpc.health.routed)
         return create_app(service, self._config, self._keys, names_responses=False)
 
     async def _backend(self) -> RayBackend:

@@ -17,30 +17,35 @@ from ray.serve._private.long_poll import LongPollClient, LongPollNamespace
 class Presence:
     """Whether a replica is among those that Serve routes to. Knows only what it is told."""
 
-    def __init__(self, replica: ReplicaID, left: Callable[[], None]) -> None:
-        """Call `left` once, when `replica` has been among them and is no more."""
+    def __init__(self, replica: ReplicaID, routed: Callable[[bool], None]) -> None:
+        """Call `routed` with False when `replica` has been among them and is no more, with True if it comes back."""
         self._replica = replica
-        self._left = left
-        self._was_there = False
+        self._routed = routed
+        self._has_come = False
+        self._is_there = False
 
     def take(self, targets: DeploymentTargetInfo) -> None:
         """Take the newest set; before the first that has the replica, it has not yet come."""
-        is_there = targets.is_available and any(one.replica_id == self._replica for one in targets.running_replicas)
-        if self._was_there and not is_there:
-            self._left()
-        self._was_there = is_there
+        was_there = self._is_there
+        self._is_there = targets.is_available and any(
+            one.replica_id == self._replica for one in targets.running_replicas
+        )
+        if self._has_come and self._is_there != was_there:
+            self._routed(self._is_there)
+        self._has_come = self._has_come or self._is_there
 
 
-def watch_own_presence(left: Callable[[], None]) -> LongPollClient:
-    """Call `left` on the running event loop once Serve does not route to this replica any more.
+def watch_own_presence(routed: Callable[[bool], None]) -> LongPollClient:
+    """Call `routed` on the running event loop with whether Serve routes to this replica, whenever that changes.
 
-    It listens as long as what it returns is kept. Only within a replica of Serve.
+    A replica that gets other options without a restart is left out for a moment, and comes back. What is returned
+    listens as long as it is kept. Only within a replica of Serve.
     """
     replica = serve.get_replica_context().replica_id
     key: Any = LongPollNamespace.DEPLOYMENT_TARGETS, replica.deployment_id  # Ray's annotation knows string keys only
     return LongPollClient(
         ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve"),
-        {key: Presence(replica, left).take},
+        {key: Presence(replica, routed).take},
         call_in_event_loop=asyncio.get_running_loop(),
         client_id=f"edge:{replica.unique_id}",
     )

@@ -30,6 +30,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self._known_services = known_services
         self._num_watchers = 0
         self._is_leaving = False
+        self._is_routed = True
         self._watched: _Status | None = None
         self._changed = asyncio.Event()
         self._poll: asyncio.Task[None] | None = None
@@ -72,6 +73,12 @@ class Health(health_pb2_grpc.HealthServicer):
         self._is_leaving = True
         self._tell(_NOT_SERVING)
 
+    def routed(self, is_routed: bool) -> None:
+        """Take whether new calls are sent to this server; while none are, it says that it does not serve."""
+        self._is_routed = is_routed
+        if not is_routed:
+            self._tell(_NOT_SERVING)
+
     def _seen(self, request: health_pb2.HealthCheckRequest) -> "_Status | None":
         return self._watched if request.service in self._known_services else _SERVICE_UNKNOWN
 
@@ -88,5 +95,5 @@ class Health(health_pb2_grpc.HealthServicer):
         changed.set()
 
     async def _status(self) -> _Status:
-        is_serving = not self._is_leaving and (await self._service.readiness()).is_ready
-        return _SERVING if is_serving and not self._is_leaving else _NOT_SERVING
+        is_ready = (await self._service.readiness()).is_ready
+        return _SERVING if is_ready and self._is_routed and not self._is_leaving else _NOT_SERVING

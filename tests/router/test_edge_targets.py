@@ -1,4 +1,4 @@
-"""An edge learns that Serve routes to it no more, once, and not before it has come."""
+"""An edge learns that Serve routes to it no more, not before it has come, and also that it does again."""
 
 import pytest
 from ray.serve._private.common import DeploymentID, DeploymentTargetInfo, ReplicaID, RunningReplicaInfo
@@ -14,19 +14,20 @@ def targets(*replicas: ReplicaID, is_available: bool = True) -> DeploymentTarget
 
 
 @pytest.mark.parametrize(
-    ("told", "num_leaves"),
+    ("told", "heard"),
     [
-        ([targets()], 0),
-        ([targets(OTHER)], 0),
-        ([targets(OTHER), targets(OWN, OTHER)], 0),
-        ([targets(OWN), targets(OWN, OTHER), targets(OTHER)], 1),
-        ([targets(OWN), targets(OTHER), targets(), targets(OTHER)], 1),
-        ([targets(OWN), targets(OWN, is_available=False)], 1),
+        ([targets()], []),
+        ([targets(OTHER)], []),
+        ([targets(OTHER), targets(OWN, OTHER)], []),
+        ([targets(OWN), targets(OWN, OTHER), targets(OTHER)], [False]),
+        ([targets(OWN), targets(OTHER), targets(), targets(OTHER)], [False]),
+        ([targets(OWN), targets(OWN, is_available=False)], [False]),
+        ([targets(OWN), targets(), targets(OWN), targets(OWN)], [False, True]),
     ],
 )
-def test_it_leaves_when_it_was_there_and_is_no_more(told: list[DeploymentTargetInfo], num_leaves: int) -> None:
-    left: list[None] = []
-    presence = Presence(OWN, lambda: left.append(None))
+def test_it_leaves_when_it_was_there_and_is_no_more(told: list[DeploymentTargetInfo], heard: list[bool]) -> None:
+    changes: list[bool] = []
+    presence = Presence(OWN, changes.append)
     for one in told:
         presence.take(one)
-    assert len(left) == num_leaves
+    assert changes == heard

@@ -108,3 +108,20 @@ def test_a_server_that_leaves_says_so_and_lets_streams_end() -> None:
         assert backend.num_open == 0
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_server_that_nobody_is_sent_to_does_not_serve_until_it_is_sent_calls_again() -> None:
+    serving, waiting = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+    async def scenario() -> None:
+        server = await start_grpc_server(hand_service(HandBackend()), hand_config())
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)
+            watched = aiter(health.Watch(health_pb2.HealthCheckRequest(), timeout=20))
+            for is_routed, status in ((True, serving), (False, waiting), (True, serving)):
+                server.health.routed(is_routed)
+                assert (await anext(watched)).status == status
+                assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=20)).status == status
+            await server.stop(5)
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
