@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from router.api.chat import chat_routes
 from router.api.chat_types import ChatBody
@@ -69,7 +70,7 @@ def create_app(
         await responses.close()
 
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, lifespan=lifespan, redirect_slashes=False)
-    for routes in (
+    families = (
         chat_routes(service, config.edge.http),
         completion_routes(service, config.edge.http),
         response_routes(responses, keys, config.edge.http),
@@ -79,7 +80,9 @@ def create_app(
         model_routes(service),
         tokenize_routes(service),
         health_routes(service),
-    ):
+    )
+    app.state.routes = (*app.routes, *(route for routes in families for route in routes.routes))
+    for routes in families:
         app.include_router(routes)
     app.add_exception_handler(HTTPException, _routing_error)
     app.add_exception_handler(RequestValidationError, _query_error)
@@ -108,14 +111,25 @@ def uvicorn_config(app: FastAPI, http: HttpSection) -> uvicorn.Config:
 async def _routing_error(request: Request, error: Exception) -> Response:
     """Answer what the routing of the framework refuses."""
     assert isinstance(error, HTTPException), f"registered for HTTPException, got {error!r}"
+    allowed: dict[str, str] = {}
     if error.status_code == 405:
         answer: RequestError = MethodNotAllowed(f"{request.url.path} does not take {request.method}.")
+        allowed["allow"] = _methods_at(request)
     elif error.status_code == 404:
         answer = NotFound(f"There is no {request.url.path[:200]} here.")
     else:
         answer = InvalidRequest(str(error.detail))
-    headers = {**answer.headers(), **(error.headers or {})}
-    return json_reply(error_body(request.url.path, answer), headers, answer.status)
+    return json_reply(error_body(request.url.path, answer), {**answer.headers(), **allowed}, answer.status)
+
+
+def _methods_at(request: Request) -> str:
+    """Return the methods of all routes at a path: the framework names those of the first one only."""
+    routes = [
+        one
+        for one in request.app.state.routes
+        if isinstance(one, Route) and one.matches(request.scope)[0] != Match.NONE
+    ]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 async def _query_error(request: Request, error: Exception) -> Response:

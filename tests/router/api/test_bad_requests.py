@@ -219,3 +219,5 @@ def test_an_unknown_route_and_a_wrong_method_are_told_apart(client: AsgiClient) 
         assert response.status_code == 405
         assert response.headers["allow"] == "POST"
         assert response.json()["error"]["code"] == "method_not_allowed"
+    stored = client.request("OPTIONS", "/v1/responses/resp_1")
+    assert (stored.status_code, stored.headers["allow"]) == (405, "DELETE, GET")
