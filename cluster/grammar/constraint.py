@@ -46,6 +46,8 @@ class MessageShape:
     """The turn is over with it; otherwise another message follows."""
     body: GrammarSpec | None = None
     """What its text must match; None: any text."""
+    is_once: bool = False
+    """It may be written once in a turn: whoever would write it again goes on to another kind."""
 
 
 @dataclass(frozen=True, slots=True)

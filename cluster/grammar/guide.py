@@ -43,6 +43,8 @@ class _Place:
     shape: int | None = None
     num_text: int = 0
     """Tokens of the text so far."""
+    written: frozenset[int] = frozenset()
+    """Shapes of which there is one, and may be no other."""
     failure: str | None = None
     """Why it does not go on from here."""
 
@@ -62,11 +64,10 @@ class TurnGuide:
         self._origin = constraint.origin
         self._grammars = grammars
         self._vocab_size = vocab_size
-        self._opening = _Node()
-        header = self._opening.add(constraint.opening)
-        for index, shape in enumerate(constraint.shapes):
-            for token_ids in shape.headers:
-                header.add(token_ids).shape = index
+        self._opening_ids = constraint.opening
+        self._openings: dict[frozenset[int], _Node] = {}
+        """What comes after a message, by the shapes that may come no more."""
+        header = self._opening(frozenset()).add(constraint.opening)
         self._matchers: dict[int, GrammarMatcher] = {}
         """Of shapes that were begun: a text with a grammar is the turn's last, so each has seen one text at most."""
         self._places = [_Place(node=header) if header.shape is None else _Place(shape=header.shape)]
@@ -114,12 +115,25 @@ class TurnGuide:
         self.roll_back(len(ahead))
         return words
 
+    def _opening(self, written: frozenset[int]) -> _Node:
+        """Return the place after a message: the opening, then the headers that may still come."""
+        if written not in self._openings:
+            self._openings[written] = opening = _Node()
+            header = opening.add(self._opening_ids)
+            for index, shape in enumerate(self._shapes):
+                for token_ids in () if index in written else shape.headers:
+                    header.add(token_ids).shape = index
+        return self._openings[written]
+
     def _after_text(self, place: _Place, shape: int, token_id: int) -> _Place:
         matcher = self._matcher(shape)
         if token_id in self._shapes[shape].ends:
             if matcher is not None and not matcher.is_accepting:
                 return place.failed("the text ended before its grammar allows it")
-            return _Place() if self._shapes[shape].is_last else _Place(node=self._opening)
+            if self._shapes[shape].is_last:
+                return _Place()
+            written = place.written | {shape} if self._shapes[shape].is_once else place.written
+            return _Place(node=self._opening(written), written=written)
         if token_id >= NUM_RANKS:
             return place.failed(f"the control token {token_id} stands in a text")
         if matcher is not None and not matcher.advance(token_id):
@@ -151,7 +165,9 @@ def _after_header(place: _Place, node: _Node, token_id: int) -> _Place:
     after = node.children.get(token_id)
     if after is None:
         return place.failed(f"token {token_id} belongs to the header of no message that may come")
-    return _Place(node=after) if after.shape is None else _Place(shape=after.shape)
+    if after.shape is None:
+        return _Place(node=after, written=place.written)
+    return _Place(shape=after.shape, written=place.written)
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,8 @@
     none of these             no constraint: the model writes as it likes, and the parser bears it
 
 Reasoning is never held to a grammar and never forced; only `<|end|>` ends it, so that the turn goes on to what was
-asked for. With a form for the answer there are no preambles: the answer is the only text that a user sees.
+asked for, with the next message: a model that may not answer as it would like reasons over and over. With a form for
+the answer there are no preambles: the answer is the only text that a user sees.
 """
 
 import json
@@ -41,7 +42,8 @@ def turn_constraint(conversation: Conversation, tokenizer: Tokenizer) -> Constra
     if grammar is None and mode is not ToolMode.REQUIRED and not is_strict:
         return None
     builder = _Shapes(tokenizer)
-    shapes = [builder.going_on("analysis")]
+    is_asked_for = grammar is not None or mode is ToolMode.REQUIRED
+    shapes = [builder.going_on("analysis", is_once=is_asked_for)]
     if mode is not ToolMode.REQUIRED:
         shapes += [builder.going_on("commentary")] if grammar is None else []
         shapes.append(builder.answer(grammar))
@@ -65,9 +67,9 @@ class _Shapes:
         """Return the ids of a text of ours: names in it were checked, and are no control tokens."""
         return tuple(self._tokenizer.encode_with_special(text))
 
-    def going_on(self, channel: str) -> MessageShape:
+    def going_on(self, channel: str, is_once: bool = False) -> MessageShape:
         """Return a message of any text after which another follows."""
-        return MessageShape((self.ids(f"<|channel|>{channel}<|message|>"),), (END,), is_last=False)
+        return MessageShape((self.ids(f"<|channel|>{channel}<|message|>"),), (END,), is_last=False, is_once=is_once)
 
     def answer(self, grammar: GrammarSpec | None) -> MessageShape:
         """Return the answer, which may announce itself as JSON if it is."""

@@ -78,6 +78,20 @@ def test_free_text_is_never_masked_and_ends_in_its_own_way_only(written: str, en
     assert allowed(written) == [*range(NUM_RANKS), end]
 
 
+def test_a_message_that_may_come_once_comes_once() -> None:
+    once = MessageShape(ANALYSIS.headers, ANALYSIS.ends, is_last=False, is_once=True)
+    constraint = Constraint((once, ANSWER, CALL_F), TURN.opening)
+    reasoned = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>"
+
+    names = {TOKENIZER.decode([first]) for first in allowed("<|channel|>", constraint)}
+    assert "analysis" in names
+    assert {TOKENIZER.decode([first]) for first in allowed(reasoned, constraint)} == names - {"analysis"}
+    assert {TOKENIZER.decode([first]) for first in allowed(reasoned)} == names
+    guide = guide_after(reasoned, constraint)
+    guide.roll_back(len(ids(reasoned)) - 1)
+    assert {TOKENIZER.decode([first]) for first in allowed_ids(guide.mask()).tolist()} == names
+
+
 def test_an_output_that_is_all_text_begins_at_once() -> None:
     constraint = Constraint((MessageShape(((),), (RETURN,), is_last=True, body=YES),))
 

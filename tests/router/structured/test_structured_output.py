@@ -136,6 +136,16 @@ def test_a_required_call_is_made(client: AsgiClient, choice: Any, seed: int) -> 
     jsonschema.validate(json.loads(call["function"]["arguments"]), PERSON)
 
 
+def test_a_model_that_would_rather_answer_makes_the_required_call_all_the_same(client: AsgiClient) -> None:
+    """It ends its reasoning to answer; were reasoning allowed again, it would go on until its tokens are spent."""
+    parameters = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+    tool = {"type": "function", "function": {"name": "final_result", "description": "A sum.", "parameters": parameters}}
+    asked = {"messages": [{"role": "user", "content": "What is 17 + 25?"}], "temperature": 0.0, "max_tokens": 120}
+    (choice,) = client.chat(**asked, tools=[tool], tool_choice="required").json()["choices"]
+    assert choice["finish_reason"] == "tool_calls", choice
+    assert isinstance(json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])["sum"], int)
+
+
 def test_a_stop_string_cuts_the_answer_as_ever(client: AsgiClient) -> None:
     (content,) = contents(client.chat(**schema_format(PERSON), seed=4, stop=['"age"'], **HOT))
 

@@ -58,6 +58,20 @@ def test_a_required_call_is_all_that_may_end_the_turn() -> None:
     assert shapes(functions=(F, STRICT), tool_mode=ToolMode.REQUIRED) == expected
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_once"),
+    [
+        ({"answer_grammar": FORM}, True),
+        ({"functions": (F,), "tool_mode": ToolMode.REQUIRED}, True),
+        ({"functions": (STRICT,)}, False),
+    ],
+)
+def test_one_message_of_reasoning_comes_before_what_was_asked_for(fields: dict[str, Any], is_once: bool) -> None:
+    constraint = turn_constraint(Conversation((UserTurn("Hi"),), **fields), TOKENIZER)
+    assert constraint is not None
+    assert [shape.is_once for shape in constraint.shapes] == [is_once] + [False] * (len(constraint.shapes) - 1)
+
+
 def test_a_named_function_is_the_only_one() -> None:
     expected = ANALYSIS | call("g", "tools[1].function.parameters")
     assert shapes(functions=(F, STRICT), tool_mode=ToolMode.REQUIRED, forced_tool="g") == expected
