@@ -232,8 +232,8 @@ class InferenceService:
         options, room = request.options, run.max_context_tokens - len(prompt.token_ids)
         if room < 1:
             raise ContextOverflow(
-                f"the prompt has {len(prompt.token_ids)} tokens and leaves no room for output: prompt and output "
-                f"together may have {run.max_context_tokens}"
+                f"this model's maximum context length is {run.max_context_tokens} tokens for prompt and output "
+                f"together; the prompt has {len(prompt.token_ids)} tokens and leaves no room for output"
             )
         params = options.params(
             choice % options.num_choices,

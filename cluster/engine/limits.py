@@ -55,8 +55,8 @@ class EngineLimits:
             raise EngineError("the prompt has no tokens; it must have at least one")
         if num_tokens - request.num_released >= self.max_context_tokens:
             raise ContextOverflow(
-                f"the prompt has {num_tokens - request.num_released} tokens and leaves no room for output: "
-                f"prompt and output together may have {self.max_context_tokens}"
+                f"this model's maximum context length is {self.max_context_tokens} tokens for prompt and output "
+                f"together; the prompt has {num_tokens - request.num_released} tokens and leaves no room for output"
             )
         if num_tokens > self.max_context_tokens:
             raise ContextOverflow(

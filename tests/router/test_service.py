@@ -158,7 +158,7 @@ def test_a_prompt_that_fills_the_context_is_refused_before_anything_runs() -> No
     service = hand_service(backend)
     request = ChatRequest(Conversation((UserTurn("word " * 5000),)))
 
-    with pytest.raises(ContextOverflow, match="together may have 3072"):
+    with pytest.raises(ContextOverflow, match="maximum context length is 3072"):
         run(lambda: service.chat(request))
     assert backend.requests == []
     assert_nothing_left(service, backend)
