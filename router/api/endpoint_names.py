@@ -5,6 +5,7 @@ _BY_PATH = {
     "/v1/completions": "completion",
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
+    "/tokenizer_info": "tokenize",
 }
 _BY_PREFIX = {"/v1/responses": "responses", "/v1/models": "models", "/v1/messages": "messages", "/api": "ollama"}
 _BY_METHOD = {

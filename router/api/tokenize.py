@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize: what the model would read, and what ids say."""
+"""POST /tokenize and /detokenize, GET /tokenizer_info: what the model would read, what ids say, what ends a text."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, NotRequired
@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from model.vocabulary import END_OF_TEXT, RETURN
 from router.api.body import Body, ignored_fields, read_body
 from router.api.chat_request import to_chat_request
 from router.api.chat_types import ChatBody, ChatMessage
@@ -42,6 +43,14 @@ class TokenizeAnswer(TypedDict):
     token_strs: NotRequired[list[str]]
 
 
+class TokenizerAnswer(TypedDict):
+    """What evaluation harnesses ask of a tokenizer that they reach by the two others."""
+
+    bos_token: None
+    eos_token: str
+    pad_token: str
+
+
 class DetokenizeAnswer(TypedDict):
     """The text of token ids."""
 
@@ -67,6 +76,11 @@ def tokenize_routes(service: InferenceService) -> APIRouter:
         body = await read_body(request, DetokenizeBody)
         service.check_model(body.model)
         return json_reply(DetokenizeAnswer(prompt=service.tokenizer.decode(body.tokens)), _headers(body))
+
+    @router.get("/tokenizer_info", **describe("The tokens around a text", None, TokenizerAnswer))
+    async def info() -> Response:  # pyright: ignore[reportUnusedFunction]
+        end, padding = service.tokenizer.token_text(RETURN), service.tokenizer.token_text(END_OF_TEXT)
+        return json_reply(TokenizerAnswer(bos_token=None, eos_token=end, pad_token=padding))
 
     return router
 

@@ -112,7 +112,7 @@ def test_a_request_id_goes_out_as_it_came_in(client: AsgiClient, path: str) -> N
 def test_every_route_but_health_needs_a_key() -> None:
     client = AsgiClient(HandBackend(answer("A")), keys=KeyRing(["secret-1", "secret-2"]))
     routes = routes_of(client)
-    assert len({path for _, path in routes}) == 23
+    assert len({path for _, path in routes}) == 24
 
     for method, path in [*routes, ("GET", "/nowhere"), ("GET", "/docs")]:
         response = client.request(method, path)
@@ -352,6 +352,12 @@ def test_tokenize_and_detokenize_are_inverse(client: AsgiClient) -> None:
     assert answered["max_model_len"] == client.request("GET", "/v1/models").json()["data"][0]["max_model_len"] == 3072
     back = client.request("POST", "/detokenize", json={"tokens": answered["tokens"]}).json()
     assert back == {"prompt": text}
+
+
+def test_what_ends_a_text_is_told_as_harnesses_ask_for_it(client: AsgiClient) -> None:
+    answered = client.request("GET", "/tokenizer_info").json()
+
+    assert answered == {"bos_token": None, "eos_token": "<|return|>", "pad_token": "<|endoftext|>"}
 
 
 def test_tokenize_shows_the_prompt_of_a_chat(client: AsgiClient) -> None:
