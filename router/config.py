@@ -31,6 +31,9 @@ class HttpSection(Section):
     max_header_bytes: Annotated[int, Field(gt=0)] = Field(
         default=32_768, description="Largest headers of a request in bytes, all together"
     )
+    responses_dialect: Literal["openai", "openresponses"] = Field(
+        default="openai", description="How a response's stream names its events of reasoning text"
+    )
 
 
 class GrpcSection(Section):

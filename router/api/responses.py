@@ -43,6 +43,16 @@ class ResponseStream(EventStream):
         return self.encode(Sent.of({"type": "error", "sequence_number": number, **fields}))
 
 
+class OpenResponsesStream(ResponseStream):
+    """The same in the dialect of OpenResponses, which calls the events of reasoning text otherwise."""
+
+    def encode(self, event: Sent) -> bytes:
+        """Return one event's bytes."""
+        told = event.kind.replace("response.reasoning_text.", "response.reasoning.")
+        renamed = event.data.replace(f'"{event.kind}"'.encode(), f'"{told}"'.encode(), 1)
+        return super().encode(Sent(told, renamed))
+
+
 class _Follower:
     """What a stream that only follows a response closes at its end: nothing of the response's."""
 
@@ -51,6 +61,11 @@ class _Follower:
 
     async def aclose(self) -> None:
         await self._events.aclose()
+
+
+def stream_of(http: HttpSection) -> type[ResponseStream]:
+    """Return the streams of the dialect that is spoken."""
+    return OpenResponsesStream if http.responses_dialect == "openresponses" else ResponseStream
 
 
 def response_routes(responses: Responses, keys: KeyRing, http: HttpSection) -> APIRouter:
@@ -81,7 +96,7 @@ def response_routes(responses: Responses, keys: KeyRing, http: HttpSection) -> A
         stored = await responses.find(owner_of(request), response_id)
         if stream:
             events = responses.follow(stored, -1 if starting_after is None else starting_after)
-            return ResponseStream(events, _Follower(events), {}, http.keep_alive_s, http.stalled_client_s)
+            return stream_of(http)(events, _Follower(events), {}, http.keep_alive_s, http.stalled_client_s)
         if starting_after is not None:
             message = "starting_after is for streams only: set stream=true."
             raise InvalidRequest(message, "starting_after", "invalid_value")
@@ -139,7 +154,7 @@ async def _stream(request: Request, job: ResponseJob, headers: dict[str, str], h
     if not is_there:
         await job.generation.aclose()
         return nobody()
-    return ResponseStream(job.events(), job, headers, http.keep_alive_s, http.stalled_client_s)
+    return stream_of(http)(job.events(), job, headers, http.keep_alive_s, http.stalled_client_s)
 
 
 async def _background(
@@ -150,7 +165,7 @@ async def _background(
     if not is_streaming:
         return json_reply(queued, headers)
     events = live.follow(-1)
-    return ResponseStream(events, _Follower(events), headers, http.keep_alive_s, http.stalled_client_s)
+    return stream_of(http)(events, _Follower(events), headers, http.keep_alive_s, http.stalled_client_s)
 
 
 def _page(items: list[Item], limit: int, after: str | None) -> ItemListAnswer:

@@ -238,6 +238,20 @@ def test_a_failure_in_a_stream_is_its_last_event(say: Say) -> None:
     assert response["usage"]["output_tokens"] == 12
 
 
+def test_another_dialect_has_other_names_for_the_same_events() -> None:
+    streams = [
+        events_of(
+            post(AsgiClient(HandBackend(answer("One two")), http={"responses_dialect": dialect}), stream=True).text
+        )
+        for dialect in ("openai", "openresponses")
+    ]
+    kinds = [[event["type"] for event in stream] for stream in streams]
+
+    assert "response.reasoning_text.delta" in kinds[0]
+    assert kinds[1] == [kind.replace("reasoning_text", "reasoning") for kind in kinds[0]]
+    assert streams[1][-1]["response"]["output"][0]["content"] == [{"type": "reasoning_text", "text": "Hm."}]
+
+
 def test_without_parallel_calls_the_turn_ends_with_the_first(say: Say) -> None:
     client = say(CASES["two calls"][0])
     for stream in (False, True):
