@@ -96,6 +96,6 @@ def _with_a_tool(client: Any, model: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s")
+    _log.setLevel(logging.INFO)
     run(sys.argv[1], sys.argv[2])

@@ -9,8 +9,8 @@ import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 
 const OpenAI = createRequire(process.cwd() + "/")("openai").default;
-const [baseURL = "http://127.0.0.1:8000/v1", model = "tiny"] = process.argv.slice(2);
-const client = new OpenAI({ baseURL, apiKey: process.env.OPENAI_API_KEY ?? "none", maxRetries: 0 });
+const [url = "http://127.0.0.1:8000", model = "tiny"] = process.argv.slice(2);
+const client = new OpenAI({ baseURL: url + "/v1", apiKey: process.env.OPENAI_API_KEY ?? "none", maxRetries: 0 });
 const request = { model, temperature: 0, max_output_tokens: 200, seed: 1 };
 const weather = {
   type: "function",
