@@ -8,6 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from cluster.engine.sequence import FinishReason, TokenEvent
@@ -198,8 +199,11 @@ class ChatChoice(Choice[ChatUpdate]):
 class TextChoice(Choice[TextUpdate]):
     """A choice of a completion: tokens as text, control tokens left out."""
 
-    def __init__(self, choice: int, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(self, choice: int, tokenizer: Tokenizer, stops: Sequence[str], num_given: int = 0) -> None:
+        """The first `num_given` tokens are the prompt's own: only their logprobs are told."""
         super().__init__(choice)
+        self._num_given = num_given
+        self._given: list[TokenLogprob] = []
         self._decoder = TextDecoder(tokenizer)
         self._filter = StopFilter(stops)
         self._token_ids: dict[int, int] = {}
@@ -207,7 +211,18 @@ class TextChoice(Choice[TextUpdate]):
         self._position = 0
 
     def on(self, event: TokenEvent) -> TextUpdate | None:
-        """Return the text that an event adds."""
+        """Return the text that an event adds, or that of its tokens that are not given."""
+        num_given = min(max(self._num_given - event.index, 0), len(event.token_ids))
+        if num_given == 0:
+            return self._on_own(replace(event, index=event.index - self._num_given) if self._num_given else event)
+        self._given += event.logprobs[:num_given]
+        own = replace(event, index=0, token_ids=event.token_ids[num_given:], logprobs=event.logprobs[num_given:])
+        update = self._on_own(own)
+        if len(self._given) < self._num_given:
+            return update
+        return replace(update or TextUpdate(self.choice, ""), prompt_logprobs=tuple(self._given))
+
+    def _on_own(self, event: TokenEvent) -> TextUpdate | None:
         self._open(event)
         texts: list[str] = []
         positions: list[int] = []

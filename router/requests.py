@@ -100,6 +100,8 @@ class TextRequest:
     timeout_s: float | None = None
     grammar: GrammarSpec | None = None
     """What each text is held to."""
+    is_scored: bool = False
+    """Give the logprobs of the prompts' tokens too. They are then computed one by one, as if the model wrote them."""
 
 
 class Finish(StrEnum):
@@ -133,6 +135,8 @@ class TextUpdate:
     """The tokens whose text this is; control tokens have none and are not among them."""
     logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the prompt's tokens from the second on, in the first update of a choice whose prompt is scored."""
 
 
 @dataclass(slots=True)

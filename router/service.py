@@ -35,7 +35,7 @@ from router.metrics import Metrics
 from router.request_meter import RequestMeter, current_meter
 from router.requests import ChatRequest, ChatUpdate, Started, TextRequest, TextUpdate
 from router.run import Run
-from router.structured.turn import text_constraint
+from router.structured.turn import given_text, text_constraint
 
 MAX_INLINE_CHARS = 20_000
 """Longer texts are turned into tokens in a thread, so that other requests' tokens do not wait for them."""
@@ -116,9 +116,16 @@ class InferenceService:
         run = await self._admit("completion", request.model)
         try:
             constraint = None if request.grammar is None else text_constraint(request.grammar)
-            prompts = [Prompt(token_ids, constraint, stop_ids=()) for token_ids in request.prompts]
-            num_choices = len(prompts) * request.options.num_choices
-            choices = [TextChoice(choice, self.tokenizer, request.options.stop) for choice in range(num_choices)]
+            prompts = [
+                _scored(token_ids) if request.is_scored else Prompt(token_ids, constraint, stop_ids=())
+                for token_ids in request.prompts
+            ]
+            stop = request.options.stop
+            choices = [
+                TextChoice(place * request.options.num_choices + choice, self.tokenizer, stop, prompt.num_given)
+                for place, prompt in enumerate(prompts)
+                for choice in range(request.options.num_choices)
+            ]
             return self._start(run, request, prompts, choices)
         except BaseException as error:
             run.end(outcome_of(error))
@@ -202,7 +209,7 @@ class InferenceService:
     ) -> Generation[U]:
         options = request.options
         seed = secrets.randbelow(_NUM_DRAWN_SEEDS) if options.seed is None else options.seed
-        run.open(choices, [len(prompt.token_ids) for prompt in prompts])
+        run.open(choices, [prompt.num_tokens for prompt in prompts])
         started = Started(
             request_id=uuid.uuid4().hex,
             created_s=int(time.time()),
@@ -229,18 +236,19 @@ class InferenceService:
     def _sequence(
         self, run: Run, started: Started, request: ChatRequest | TextRequest, prompt: Prompt, choice: int
     ) -> SequenceRequest:
-        options, room = request.options, run.max_context_tokens - len(prompt.token_ids)
+        options, room = request.options, run.max_context_tokens - prompt.num_tokens
         if room < 1:
             raise ContextOverflow(
                 f"this model's maximum context length is {run.max_context_tokens} tokens for prompt and output "
-                f"together; the prompt has {len(prompt.token_ids)} tokens and leaves no room for output"
+                f"together; the prompt has {prompt.num_tokens} tokens and leaves no room for output"
             )
         params = options.params(
             choice % options.num_choices,
             started.seed,
-            min(options.max_tokens or room, room),
+            prompt.num_given + (room if options.max_tokens is None else min(options.max_tokens, room)),
             prompt.stop_ids,
-            options.stop if isinstance(request, TextRequest) else (),
+            # Of a prompt that is scored, the engine would find them in the prompt.
+            options.stop if isinstance(request, TextRequest) and not request.is_scored else (),
         )
         name = f"{started.request_id}-{choice}"
         return SequenceRequest(
@@ -269,6 +277,12 @@ class InferenceService:
             except QueueFull as error:
                 raise self._admission.overloaded("The engines' queues are full.") from error
         raise EngineStopped("the backend's events ended without a finish reason")
+
+
+def _scored(token_ids: tuple[int, ...]) -> Prompt:
+    """Return a prompt whose tokens after the first are output that is given, so that each gets its logprobs."""
+    given = token_ids[1:]
+    return Prompt(token_ids[:1], given_text(given) if given else None, stop_ids=(), num_given=len(given))
 
 
 def not_ready(readiness: Readiness) -> Unavailable:

@@ -48,6 +48,8 @@ class MessageShape:
     """What its text must match; None: any text."""
     is_once: bool = False
     """It may be written once in a turn: whoever would write it again goes on to another kind."""
+    is_open: bool = False
+    """Nothing is held after its header: the sequence goes on and ends as one without a constraint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +68,4 @@ class Constraint:
     def __post_init__(self) -> None:
         for shape in self.shapes:
             assert shape.is_last or shape.body is None, "a text with a grammar ends the turn"
-            assert shape.ends, "a message without an end never ends"
+            assert shape.ends or shape.is_open, "a message without an end never ends"

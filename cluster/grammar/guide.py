@@ -27,6 +27,8 @@ class _Node:
 
     children: dict[int, "_Node"] = field(default_factory=dict[int, "_Node"])
     shape: int | None = None
+    is_open: bool = False
+    """Nothing is held from here on."""
 
     def add(self, token_ids: Sequence[int]) -> "_Node":
         node = self
@@ -47,6 +49,8 @@ class _Place:
     """Shapes of which there is one, and may be no other."""
     failure: str | None = None
     """Why it does not go on from here."""
+    is_open: bool = False
+    """Nothing is held any more, and the end is not ours to say."""
 
     def failed(self, why: str) -> "_Place":
         return replace(self, failure=why)
@@ -82,7 +86,7 @@ class TurnGuide:
     def is_over(self) -> bool:
         """Return whether the last message has ended: there is nothing more to write."""
         place = self._places[-1]
-        return place.node is None and place.shape is None
+        return place.node is None and place.shape is None and not place.is_open
 
     def advance(self, token_id: int) -> None:
         """Take the output's next token; one that is not allowed is a failure, and nothing after it is looked at."""
@@ -122,7 +126,8 @@ class TurnGuide:
             header = opening.add(self._opening_ids)
             for index, shape in enumerate(self._shapes):
                 for token_ids in () if index in written else shape.headers:
-                    header.add(token_ids).shape = index
+                    last = header.add(token_ids)
+                    last.shape, last.is_open = index, shape.is_open
         return self._openings[written]
 
     def _after_text(self, place: _Place, shape: int, token_id: int) -> _Place:
@@ -165,6 +170,8 @@ def _after_header(place: _Place, node: _Node, token_id: int) -> _Place:
     after = node.children.get(token_id)
     if after is None:
         return place.failed(f"token {token_id} belongs to the header of no message that may come")
+    if after.is_open:
+        return _Place(is_open=True)
     if after.shape is None:
         return _Place(node=after, written=place.written)
     return _Place(shape=after.shape, written=place.written)

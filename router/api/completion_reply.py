@@ -1,6 +1,7 @@
 """From updates to OpenAI's completion objects; a whole answer is the fold of what a stream would send."""
 
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterator, Sequence
 
 from model.sampling_params import TokenLogprob
 from model.tokenizer import Tokenizer
@@ -8,15 +9,19 @@ from router.api.chat_reply import usage_answer
 from router.api.completion_types import CompletionAnswer, CompletionChoice, TextLogprobs
 from router.requests import Started, TextUpdate, Usage
 
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+
 
 class CompletionReply:
     """The objects of one request's answer."""
 
-    def __init__(self, started: Started, tokenizer: Tokenizer, prefixes: Sequence[str], has_logprobs: bool) -> None:
-        """Answer with `prefixes[choice]` before each choice's text: the prompt, if it is echoed."""
+    def __init__(
+        self, started: Started, tokenizer: Tokenizer, echoed: Sequence[tuple[int, ...]], has_logprobs: bool
+    ) -> None:
+        """Answer with the text of `echoed[choice]` before each choice's: its prompt, if it is echoed."""
         self._started = started
         self._tokenizer = tokenizer
-        self._prefixes = dict(enumerate(prefixes))
+        self._echoed = dict(enumerate(echoed))
         self._has_logprobs = has_logprobs
         self._num_chars: dict[int, int] = {}
         self._whole: dict[int, CompletionChoice] = {}
@@ -60,23 +65,40 @@ class CompletionReply:
         }
 
     def _choice(self, update: TextUpdate) -> CompletionChoice:
-        prefix = self._prefixes.pop(update.choice, "")
+        echoed = self._echoed.pop(update.choice, ())
+        prefix = self._tokenizer.decode(echoed)
         offset = self._num_chars.get(update.choice, 0) + len(prefix)
         self._num_chars[update.choice] = offset + len(update.text)
+        logprobs = self._logprobs(echoed, update, offset) if self._has_logprobs else None
         return {
             "index": update.choice,
             "text": prefix + update.text,
-            "logprobs": self._logprobs(update.logprobs, offset) if self._has_logprobs else None,
+            "logprobs": logprobs,
             "finish_reason": None if update.finish is None else update.finish.value,
         }
 
-    def _logprobs(self, logprobs: Sequence[TokenLogprob], offset: int) -> TextLogprobs:
+    def _logprobs(self, echoed: tuple[int, ...], update: TextUpdate, offset: int) -> TextLogprobs:
         answer = TextLogprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
-        for logprob in logprobs:
-            text = self._tokenizer.token_text(logprob.token_id)
-            answer["tokens"].append(text)
-            answer["token_logprobs"].append(logprob.logprob)
-            answer["top_logprobs"].append({self._tokenizer.token_text(one): value for one, value in logprob.top})
-            answer["text_offset"].append(offset)
-            offset += len(text)
+        if echoed:
+            # Nothing stands before the first token that could make it likely.
+            self._add(answer, echoed[0], None, 0)
+        for logprob, at in zip(update.prompt_logprobs, self._offsets(echoed), strict=False):
+            self._add(answer, logprob.token_id, logprob, at)
+        for logprob in update.logprobs:
+            self._add(answer, logprob.token_id, logprob, offset)
+            offset += len(answer["tokens"][-1])
         return answer
+
+    def _offsets(self, token_ids: tuple[int, ...]) -> Iterator[int]:
+        """Yield where the text of each token but the first begins."""
+        decoder, offset = _UTF8("replace"), 0
+        for token_id in token_ids[:-1]:
+            offset += len(decoder.decode(self._tokenizer.token_bytes(token_id)))
+            yield offset
+
+    def _add(self, answer: TextLogprobs, token_id: int, logprob: TokenLogprob | None, offset: int) -> None:
+        text = self._tokenizer.token_text
+        answer["tokens"].append(text(token_id))
+        answer["token_logprobs"].append(None if logprob is None else logprob.logprob)
+        answer["top_logprobs"].append(None if logprob is None else {text(one): value for one, value in logprob.top})
+        answer["text_offset"].append(offset)

@@ -17,9 +17,13 @@ class CompletionBody(StructuredBody):
     prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
         description="Text, token ids, or several of either. Text is never read as control tokens; ids may be any"
     )
-    max_tokens: Annotated[int, Field(ge=1, le=2**31)] | None = Field(default=None, description="16 if absent")
+    max_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = Field(
+        default=None, description="16 if absent; 0 only with echo and logprobs"
+    )
     logprobs: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    echo: bool | None = Field(default=None, description="Put the prompt before the text; not together with logprobs")
+    echo: bool | None = Field(
+        default=None, description="Put the prompt before the text; with logprobs, those of its tokens too"
+    )
     suffix: Literal[""] | None = Field(
         default=None, description="Not supported: the model continues, it does not fill in"
     )
@@ -36,8 +40,8 @@ class TextLogprobs(TypedDict):
     """Log probabilities of a text's tokens, as parallel lists."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

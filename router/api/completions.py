@@ -5,6 +5,8 @@ from typing import Any, cast
 
 from fastapi import APIRouter, Request, Response
 
+from cluster.grammar.constraint import GrammarSpec
+from model.vocabulary import CALL, END_OF_TEXT, RETURN
 from router.api.body import ignored_fields, read_body
 from router.api.completion_reply import CompletionReply
 from router.api.completion_types import CompletionAnswer, CompletionBody
@@ -15,7 +17,7 @@ from router.api.structured_types import answer_grammar
 from router.config import HttpSection
 from router.errors import InvalidRequest
 from router.generation import Generation
-from router.requests import TextRequest, TextUpdate
+from router.requests import Options, TextRequest, TextUpdate
 from router.service import InferenceService
 
 DEFAULT_MAX_TOKENS = 16
@@ -34,9 +36,8 @@ def completion_routes(service: InferenceService, http: HttpSection) -> APIRouter
         asked = await text_request(service, body)
         generation = await service.complete(asked)
         num_choices = asked.options.num_choices
-        prefixes = [service.tokenizer.decode(prompt) for prompt in asked.prompts for _ in range(num_choices)]
-        has_logprobs = body.logprobs is not None
-        reply = CompletionReply(generation.started, service.tokenizer, prefixes if body.echo else (), has_logprobs)
+        echoed = [prompt for prompt in asked.prompts for _ in range(num_choices)] if body.echo else ()
+        reply = CompletionReply(generation.started, service.tokenizer, echoed, body.logprobs is not None)
         headers = request_headers(generation.started, ignored_fields(body))
         if not body.stream:
             return await whole_reply(request, generation, reply.fold, reply.answer, headers)
@@ -50,15 +51,38 @@ async def text_request(service: InferenceService, body: CompletionBody, timeout_
     """Return what the body asks for; raises InvalidRequest naming field and value."""
     if body.stream_options is not None and not body.stream:
         raise InvalidRequest("stream_options is for streams only: set stream.", "stream_options", "invalid_value")
-    if body.echo and body.logprobs is not None:
-        message = "echo together with logprobs is not supported: there are no logprobs of the prompt."
-        raise InvalidRequest(message, "echo", "unsupported_value")
-    options = to_options(body, service.limits, body.max_tokens or DEFAULT_MAX_TOKENS, body.logprobs)
+    is_scored = bool(body.echo) and body.logprobs is not None
+    if body.max_tokens == 0 and not is_scored:
+        message = "max_tokens is 0; it must be at least 1 where echo and logprobs do not ask for the prompt's own."
+        raise InvalidRequest(message, "max_tokens", "invalid_value")
+    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    options = to_options(body, service.limits, max_tokens, body.logprobs)
     prompts = await _prompts(service, body)
     if len(prompts) * options.num_choices > MAX_SEQUENCES:
         message = f"{len(prompts)} prompts with n = {options.num_choices} are more than {MAX_SEQUENCES} texts."
         raise InvalidRequest(message, "prompt", "invalid_value")
-    return TextRequest(prompts, options, body.model, timeout_s, answer_grammar(body))
+    grammar = answer_grammar(body)
+    if is_scored:
+        _check_scored(prompts, options, grammar)
+    return TextRequest(prompts, options, body.model, timeout_s, grammar, is_scored)
+
+
+def _check_scored(prompts: tuple[tuple[int, ...], ...], options: Options, grammar: GrammarSpec | None) -> None:
+    """Refuse what would act on a prompt that is scored as if the model had written it."""
+    unfit = {
+        "presence_penalty": options.presence_penalty != 0.0,
+        "frequency_penalty": options.frequency_penalty != 0.0,
+        "min_tokens": options.min_tokens > 0,
+        "guided_grammar": grammar is not None,
+    }
+    for field, is_asked in unfit.items():
+        if is_asked:
+            message = f"{field} is not supported together with echo and logprobs."
+            raise InvalidRequest(message, field, "unsupported_value")
+    ends = {*options.stop_token_ids, *(() if options.ignore_eos else (RETURN, CALL, END_OF_TEXT))}
+    for found in (token_id for prompt in prompts for token_id in prompt[1:] if token_id in ends):
+        message = f"prompt holds {found}, which ends a text: its logprobs are not given with echo."
+        raise InvalidRequest(message, "prompt", "unsupported_value")
 
 
 async def _events(

@@ -43,6 +43,13 @@ class Prompt:
     constraint: Constraint | None = None
     """What the answer is held to."""
     stop_ids: tuple[int, ...] = (RETURN, CALL)
+    num_given: int = 0
+    """Output tokens that the constraint gives: the rest of a prompt whose logprobs are wanted."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Return how many tokens the client gave."""
+        return len(self.token_ids) + self.num_given
 
 
 class Renderer:

@@ -57,6 +57,11 @@ def text_constraint(grammar: GrammarSpec) -> Constraint:
     return Constraint((MessageShape(((),), (RETURN, END_OF_TEXT), is_last=True, body=grammar),))
 
 
+def given_text(token_ids: tuple[int, ...]) -> Constraint:
+    """Return what an output is held to that begins with given tokens and goes on as it likes."""
+    return Constraint((MessageShape((token_ids,), (), is_last=True, is_open=True),))
+
+
 class _Shapes:
     """Makes the messages of a turn."""
 
