@@ -1,4 +1,4 @@
-"""OpenAI's codex command line over its Responses wire: an answer, a second turn of its thread, an answer in a schema."""
+"""OpenAI's codex command line over its Responses wire: an answer, the turn after it, one in a schema."""
 
 import json
 import logging
