@@ -22,6 +22,8 @@ class Client:
     script: str
     source: str | None = None
     """A public repository that it is run from, as `owner/name`; it has no package."""
+    paths: tuple[str, ...] = ()
+    """What is wanted of it."""
     settings: tuple[str, ...] = ()
     """Of the server, as `--set` takes them."""
 
@@ -54,6 +56,7 @@ CLIENTS = (
         ("tsx@4.23.15", "@openai/agents@0.0.15", "ajv@8.17.1", "listr2@9.0.1"),
         "gpt_oss_compatibility_client.py",
         source="openai/gpt-oss",
+        paths=("compatibility-test",),
     ),
     Client(
         "openresponses",
@@ -61,6 +64,7 @@ CLIENTS = (
         ("bun@1.4.5", "zod@3.25.76"),
         "openresponses_client.py",
         source="openresponses/openresponses",
+        paths=("bin", "src", "package.json", "tsconfig.json"),
         settings=("edge.http.responses_dialect=openresponses",),
     ),
 )

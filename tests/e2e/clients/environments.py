@@ -1,10 +1,13 @@
 """A folder for each client, with its packages and nothing else; made once, made anew when what is pinned changes."""
 
+import io
 import logging
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,7 +29,7 @@ def prepared(client: Client, cache: Path, checkouts: Mapping[str, Path]) -> Path
         _install(client, folder)
         stamp.write_text(wanted)
     if client.source is not None and not (folder / "source").is_dir():
-        _check_out(client.source, folder / "source", checkouts.get(client.source))
+        _check_out(client, folder / "source", checkouts.get(client.source))
     return folder
 
 
@@ -51,15 +54,18 @@ def _install(client: Client, folder: Path) -> None:
         _run("npm", "install", "--prefix", str(folder), *client.packages)
 
 
-def _check_out(source: str, target: Path, checkout: Path | None) -> None:
-    """Copy the newest commit's files, from a git repository on this machine or from GitHub, and note which it is."""
-    origin = str(checkout) if checkout is not None else f"https://github.com/{source}"
-    _run("git", "clone", "--quiet", "--depth", "1", "--no-checkout", f"file://{origin}" if checkout else origin, target)
-    tree = ["git", "-C", str(target)]
-    for folder in ("compatibility-test", "bin", "src", "schema", "package.json", "tsconfig.json"):
-        subprocess.run([*tree, "checkout", "--quiet", "HEAD", "--", folder], check=False, capture_output=True)
-    head = subprocess.run([*tree, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    (target / "COMMIT").write_text(head.stdout)
+def _check_out(client: Client, target: Path, checkout: Path | None) -> None:
+    """Copy what is wanted of the newest commit, and note which that is, from GitHub or a repository on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "repository.git" if checkout is None else checkout
+        if checkout is None:
+            _run("git", "clone", "--quiet", "--bare", "--depth", "1", f"https://github.com/{client.source}", repository)
+        git = ["git", "-C", str(repository)]
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+        files = subprocess.run([*git, "archive", "HEAD", "--", *client.paths], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+        archive.extractall(target, filter="data")
+    (target / "COMMIT").write_text(commit)
 
 
 def _run(*command: str | Path) -> None:
