@@ -2,7 +2,7 @@
 
     a form for the answer     analysis … then the answer in that form, or a call if tools are offered
     a required call           analysis … then a call, its arguments held to the function's schema
-    a strict tool             any turn that is well-formed; calls of that tool are held to its schema
+    tools on offer            any turn that is well-formed: a call is of one of them, a strict one's held to its schema
     none of these             no constraint: the model writes as it likes, and the parser bears it
 
 Reasoning is never held to a grammar and never forced; only `<|end|>` ends it, so that the turn goes on to what was
@@ -38,8 +38,7 @@ def turn_constraint(conversation: Conversation, tokenizer: Tokenizer) -> Constra
     """Return what the answer to a conversation is held to, or None if it is free."""
     mode, grammar = conversation.tool_mode, conversation.answer_grammar
     offers_tools = mode is not ToolMode.NONE
-    is_strict = offers_tools and any(tool.is_strict for tool in conversation.functions)
-    if grammar is None and mode is not ToolMode.REQUIRED and not is_strict:
+    if grammar is None and mode is not ToolMode.REQUIRED and not (offers_tools and conversation.functions):
         return None
     builder = _Shapes(tokenizer)
     is_asked_for = grammar is not None or mode is ToolMode.REQUIRED

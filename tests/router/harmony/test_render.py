@@ -217,8 +217,8 @@ class TestToolChoice:
         required = render(HI, functions=(WEATHER,), tool_mode=ToolMode.REQUIRED)
 
         assert required.token_ids == render(HI, functions=(WEATHER,)).token_ids
-        assert required.constraint is not None
-        assert render(HI, functions=(WEATHER,)).constraint is None
+        assert required.constraint not in (None, render(HI, functions=(WEATHER,)).constraint)
+        assert render(HI).constraint is None
 
     def test_none_offers_nothing(self) -> None:
         prompt = render(HI, functions=(WEATHER,), has_python=True, tool_mode=ToolMode.NONE)

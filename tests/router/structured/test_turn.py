@@ -40,7 +40,7 @@ def call(name: str, origin: str | None) -> dict[str, Any]:
     return {f"<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>": ((CALL,), True, origin)}
 
 
-@pytest.mark.parametrize("fields", [{}, {"functions": (F,)}, {"functions": (STRICT,), "tool_mode": ToolMode.NONE}])
+@pytest.mark.parametrize("fields", [{}, {"functions": (F, STRICT), "tool_mode": ToolMode.NONE}])
 def test_what_asks_for_nothing_is_free(fields: dict[str, Any]) -> None:
     assert turn_constraint(Conversation((UserTurn("Hi"),), **fields), TOKENIZER) is None
 
@@ -80,6 +80,10 @@ def test_a_named_function_is_the_only_one() -> None:
 def test_a_strict_tool_leaves_the_turn_open_and_holds_its_own_calls() -> None:
     expected = ANALYSIS | PREAMBLE | final(None) | call("f", None) | call("g", "tools[1].function.parameters")
     assert shapes(functions=(F, STRICT)) == expected
+
+
+def test_only_functions_on_offer_can_be_called_and_their_arguments_are_free() -> None:
+    assert shapes(functions=(F,)) == ANALYSIS | PREAMBLE | final(None) | call("f", None)
 
 
 def test_python_is_called_with_code() -> None:
