@@ -19,14 +19,17 @@ def ran(folder: Path, script: str, timeout_s: float = 30.0) -> Outcome:
 
 
 def test_checks_are_the_lines_that_name_what_was_seen(tmp_path: Path) -> None:
-    said = ran(tmp_path, "print('chat: 42')\nprint('tool over Chat: sunny')\nprint('chat: again')\nprint('loaded')")
+    said = ran(
+        tmp_path,
+        "print('ok chat: 42')\nprint('ok tool over Chat: sunny')\nprint('ok chat: again')\nprint('loading: 100')",
+    )
     assert (said.checked, said.failure) == (("chat", "tool over Chat"), None)
 
 
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ("print('chat: 42')\nassert False, 'no stream'", "status 1"),
+        ("print('ok chat: 42')\nassert False, 'no stream'", "status 1"),
         ("pass", "it checked nothing"),
         ("import time\ntime.sleep(30)", "not done after 0.5 s"),
     ],
@@ -40,7 +43,7 @@ def test_a_failure_says_why_and_what_the_script_said(tmp_path: Path, script: str
 
 def test_a_client_asks_nobody_but_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    said = ran(tmp_path, "import os\nprint('env:', os.environ['HF_HUB_OFFLINE'], 'PYTHONPATH' in os.environ)")
+    said = ran(tmp_path, "import os\nprint('ok env:', os.environ['HF_HUB_OFFLINE'], 'PYTHONPATH' in os.environ)")
     assert said.failure is None
     assert said.checked == ("env",)
 

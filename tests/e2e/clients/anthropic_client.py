@@ -49,7 +49,7 @@ def run(url: str, model: str) -> None:
     assert [_plain(block) for block in streamed.content] == [_plain(block) for block in thought.content]
     assert (streamed.stop_reason, streamed.usage.output_tokens) == (thought.stop_reason, thought.usage.output_tokens)
     assert kinds.count("content_block_delta") > 3, kinds
-    _log.info("streamed in %d events: %s", len(kinds), thought.content[0].thinking)
+    _log.info("stream: %d events, %s", len(kinds), thought.content[0].thinking)
 
     form = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
     formed = client.messages.create(**question, extra_body=extra | form)
@@ -94,7 +94,7 @@ def _refusal(client: Any, question: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     for name in ("httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)

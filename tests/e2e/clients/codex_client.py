@@ -71,6 +71,6 @@ def _exec(home: Path, *arguments: str) -> tuple[str, dict[str, int]]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[1], sys.argv[2])

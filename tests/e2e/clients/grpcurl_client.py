@@ -61,6 +61,6 @@ def _run(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[3], sys.argv[2])

@@ -38,6 +38,6 @@ def run(base_url: str, model: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[1] + "/v1", sys.argv[2])

@@ -75,6 +75,6 @@ def _typed(chat: Any, api: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[1] + "/v1", sys.argv[2])

@@ -98,6 +98,6 @@ def _refusals(litellm: Any, how: dict[str, Any], question: list[Any]) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[1] + "/v1", sys.argv[2])

@@ -66,6 +66,6 @@ def _write_tasks(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[1], sys.argv[2])

@@ -42,7 +42,7 @@ def run(url: str, model: str) -> None:
     assert "".join(piece.message.content for piece in pieces) == whole.message.content
     assert "".join(piece.message.thinking or "" for piece in pieces) == whole.message.thinking
     assert pieces[-1].eval_count == whole.eval_count
-    _log.info("chat, whole and in %d pieces: %s", len(pieces), whole.message.content)
+    _log.info("chat: whole and in %d pieces, %s", len(pieces), whole.message.content)
 
     told = client.chat(**question, format=SCHEMA)
     assert isinstance(json.loads(told.message.content)["sum"], int), told
@@ -96,6 +96,6 @@ def _with_a_tool(client: Any, model: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     run(sys.argv[1], sys.argv[2])

@@ -23,7 +23,7 @@ const weather = {
 const whole = await client.responses.create({ ...request, input: "What is 17 + 25?" });
 assert.equal(whole.status, "completed");
 assert.ok(whole.output_text.length > 0);
-console.log("whole:", whole.output_text);
+console.log("ok whole:", whole.output_text);
 
 const stream = client.responses.stream({ ...request, input: "What is 17 + 25?" });
 const kinds = new Set();
@@ -31,7 +31,7 @@ for await (const event of stream) kinds.add(event.type);
 const final = await stream.finalResponse();
 assert.equal(final.output_text, whole.output_text);
 assert.ok(kinds.has("response.reasoning_text.delta") && kinds.has("response.completed"));
-console.log("stream:", final.output_text);
+console.log("ok stream:", final.output_text);
 
 const called = await client.responses
   .stream({
@@ -52,7 +52,7 @@ const answered = await client.responses
   })
   .finalResponse();
 assert.equal(answered.status, "completed");
-console.log("tool:", call.arguments, "->", answered.output_text);
+console.log("ok tool:", call.arguments, "->", answered.output_text);
 
 const background = await client.responses.create({ ...request, input: "What is 20 + 20?", background: true });
 const numbers = [];
@@ -62,4 +62,4 @@ assert.deepEqual(numbers, numbers.map((_, place) => place + 4));
 assert.equal((await client.responses.retrieve(background.id)).status, "completed");
 await client.responses.delete(background.id);
 await assert.rejects(client.responses.retrieve(background.id), { status: 404 });
-console.log("background: resumed,", numbers.length, "events");
+console.log("ok background: resumed,", numbers.length, "events");

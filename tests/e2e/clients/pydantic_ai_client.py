@@ -74,6 +74,6 @@ async def _typed(over: Any, api: str) -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
     asyncio.run(run(sys.argv[1] + "/v1", sys.argv[2]))
