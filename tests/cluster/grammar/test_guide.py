@@ -92,6 +92,19 @@ def test_a_message_that_may_come_once_comes_once() -> None:
     assert {TOKENIZER.decode([first]) for first in allowed_ids(guide.mask()).tolist()} == names
 
 
+def test_given_tokens_come_first_and_then_nothing_is_held() -> None:
+    given = Constraint((MessageShape((ids("One<|end|> two"),), (), is_last=True, is_open=True),))
+
+    guide = guide_after("", given)
+    for token_id in ids("One<|end|> two"):
+        assert allowed_ids(guide.mask()).tolist() == [token_id]
+        guide.advance(token_id)
+    for token_id in ids("<|start|> three<|return|>"):
+        assert len(allowed_ids(guide.mask())) == VOCAB_SIZE
+        guide.advance(token_id)
+    assert (guide.failure, guide.is_over) == (None, False)
+
+
 def test_an_output_that_is_all_text_begins_at_once() -> None:
     constraint = Constraint((MessageShape(((),), (RETURN,), is_last=True, body=YES),))
 

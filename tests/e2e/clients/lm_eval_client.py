@@ -68,4 +68,5 @@ def _write_tasks(folder: Path) -> None:
 if __name__ == "__main__":
     logging.basicConfig(format="ok %(message)s")
     _log.setLevel(logging.INFO)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     run(sys.argv[1], sys.argv[2])
