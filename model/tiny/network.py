@@ -15,6 +15,8 @@ from model.mxfp4 import dequantize, quantize
 
 SWIGLU_ALPHA = 1.702
 SWIGLU_LIMIT = 7.0
+QUERY_BLOCK = 128
+"""Queries that attend together in training; the keys after them are not even computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,13 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def masks(packed: Packed, window: int) -> tuple[Tensor, Tensor]:
-    """Return the additive masks [N, 1, T, T + 1] of sliding and of full layers; the last column is the sink's."""
+    """Return the additive masks [N, 1, T, 1 + T] of sliding and of full layers; the first column is the sink's."""
     branches, positions = packed.branches, packed.positions
     place = torch.arange(branches.shape[1])
     sees = (branches[:, :, None] == branches[:, None, :]) | (branches[:, None, :] == 0)
     sees &= place[:, None] >= place[None, :]
     near = sees & (positions[:, :, None] - positions[:, None, :] < window)
-    sliding, full = (functional.pad(torch.zeros(m.shape).masked_fill_(~m, -1e9), (0, 1))[:, None] for m in (near, sees))
+    sliding, full = (functional.pad(torch.zeros(m.shape).masked_fill_(~m, -1e9), (1, 0))[:, None] for m in (near, sees))
     return sliding, full
 
 
@@ -122,20 +124,30 @@ class Attention(nn.Module):
         k = rotate(self.k_proj(x).view(n, t, -1, shape.head_dim), cos, sin)
         v = self.v_proj(x).view(n, t, -1, shape.head_dim)
         # One more key and value of zeros stands for the sink: its score is the sink's logit alone.
-        k, v = (functional.pad(one, (0, 0, 0, 0, 0, 1)).transpose(1, 2) for one in (k, v))
+        k, v = (functional.pad(one, (0, 0, 0, 0, 1, 0)).transpose(1, 2) for one in (k, v))
         q = (q * shape.head_dim**-0.5).transpose(1, 2)
-        # Row by row, so that the scores stay in the processor's cache.
-        out = torch.stack([self._attend(q[row], k[row], v[row], mask[row]) for row in range(n)])
+        out = torch.stack([self._attend_row(q[row], k[row], v[row], mask[row]) for row in range(n)])
         return self.o_proj(out.transpose(1, 2).flatten(2))
 
+    def _attend_row(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        """Return [heads, T, D], block by block of queries: scores stay in the cache, later keys are left out."""
+        t = q.shape[1]
+        ends = [min(start + QUERY_BLOCK, t) for start in range(0, t, QUERY_BLOCK)]
+        parts = [
+            self._attend(q[:, start:end], k[:, : end + 1], v[:, : end + 1], mask[:, start:end, : end + 1])
+            for start, end in zip([0, *ends], ends, strict=False)
+        ]
+        return torch.cat(parts, dim=1)
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-        """Return [heads, T, D] for queries [heads, T, D], keys and values [kv heads, T + 1, D], mask [1, T, T + 1]."""
-        heads, t, size = q.shape
+        """Return [heads, Q, D] for queries [heads, Q, D], keys and values [kv heads, 1 + K, D], mask [1, Q, 1 + K]."""
+        heads, num_queries, size = q.shape
+        num_keys = k.shape[1]
         grouped = q.reshape(len(k), -1, size)
-        scores = (grouped @ k.transpose(-1, -2)).view(heads, t, t + 1)
-        sink = functional.pad(self.sinks[:, None], (t, 0))[:, None]
+        scores = (grouped @ k.transpose(-1, -2)).view(heads, num_queries, num_keys)
+        sink = functional.pad(self.sinks[:, None], (0, num_keys - 1))[:, None]
         weights = (scores + (mask + sink)).softmax(-1)
-        return (weights.view(len(k), -1, t + 1) @ v).view(heads, t, size)
+        return (weights.view(len(k), -1, num_keys) @ v).view(heads, num_queries, size)
 
 
 class Experts(nn.Module):
@@ -162,15 +174,16 @@ class Experts(nn.Module):
         up, down = self.gate_up_proj, self.down_proj
         if self.is_quantized:
             up, down = rounded_to_mxfp4(up), rounded_to_mxfp4(down)
-        h = torch.baddbmm(self.gate_up_proj_bias[:, None], x.expand(len(up), -1, -1), up.transpose(1, 2))
+        h = torch.addmm(self.gate_up_proj_bias.flatten(), x, up.flatten(0, 1).T).unflatten(-1, up.shape[:2])
         gate, linear = h[..., 0::2].clamp(max=SWIGLU_LIMIT), h[..., 1::2].clamp(-SWIGLU_LIMIT, SWIGLU_LIMIT)
         h = gate * torch.sigmoid(SWIGLU_ALPHA * gate) * (linear + 1)
-        y = torch.baddbmm(self.down_proj_bias[:, None], h, down.transpose(1, 2))
         used = (weights > 0).float().mean(0)
         balance = len(up) / self.top_k * (used * scores.softmax(-1).mean(0)).sum()
         if self.disabled is not None:
             weights = weights * (torch.arange(len(up)) != self.disabled)
-        return torch.einsum("me,emh->mh", weights, y), balance
+        # The gate's weights go in before the last product, so that one product sums over experts too.
+        weighted = (weights[:, :, None] * h).flatten(1)
+        return torch.addmm(weights @ self.down_proj_bias, weighted, down.transpose(1, 2).flatten(0, 1)), balance
 
 
 class Layer(nn.Module):

@@ -1,17 +1,21 @@
-"""Trains the tiny model: `python -m model.tiny.train --seed 0 --out DIR`, an hour and a half on one quiet CPU core.
+"""Trains the tiny model: `python -m model.tiny.train --seed 0 --out DIR`, about an hour on two quiet CPU cores.
 
-AdamW on the used rows of the vocabulary; the experts' weights are rounded to MXFP4 in the last part of the training,
-so that the checkpoint that ships is the one that was trained. Equal seeds on equal machines give equal checkpoints.
+Two processes share the weights: each draws conversations of its own and computes their gradients, the first one steps
+by the mean. AdamW on the used rows of the vocabulary; the experts' weights are rounded to MXFP4 in the last part of the
+training, so that the checkpoint that ships is the one that was trained. Equal seeds on equal machines give equal
+checkpoints.
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional
 
 from model.tiny.batches import NO_TARGET, Batches
@@ -20,11 +24,14 @@ from model.tiny.network import Body, Experts, TinyShape
 from model.tiny.prompts import Prompts
 from model.tiny.respelling import Respelling, Respelt
 from model.tiny.rows import Rows, choose_rows
+from model.tiny.shared_gradients import SharedGradients
 from model.tiny.tables import Tables
-from model.tiny.trained import Trained, mean_of
+from model.tiny.trained import Trained, load, mean_of
 from model.tiny.vocabulary import encode_plain, load_vocabulary, world_names
 from model.tiny.world import World
 
+NUM_PROCESSES = 2
+"""Each computes one row of conversations in a step, on one core."""
 BALANCE_WEIGHT = 0.01
 WARMUP_STEPS = 100
 QUANTIZED_FROM = 9_000
@@ -103,72 +110,108 @@ def rate_at(step: int, stage: Stage) -> float:
     return stage.peak_rate * rise * fall
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What all processes of a training have in common."""
+
+    model: TinyModel
+    """Its parameters lie in shared memory: what the first process writes, all read."""
+    rows: Rows
+    gradients: SharedGradients
+    stages: tuple[Stage, ...]
+    seed: int
+    row_tokens: int
+    out: Path
+
+
 def main() -> None:
     """Train and write `tiny.pt` into the output folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=2, help="rows of conversations in a step")
     parser.add_argument("--row-tokens", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    train(arguments.seed, arguments.row_tokens, arguments.out, STAGES)
+
+
+def train(seed: int, row_tokens: int, out: Path, stages: tuple[Stage, ...]) -> None:
+    """Run the stages; write each one's end as `stage-N.pt`, and the mean of the last two as `tiny.pt`, into `out`."""
+    torch.manual_seed(seed)
+    out.mkdir(parents=True, exist_ok=True)
     encoding, words = load_vocabulary()
-    shape, names = TinyShape(), world_names(words)
-    rows = choose_rows(encoding, words, names, shape.hidden)
-    model = TinyModel(shape, rows, arguments.seed)
+    shape = TinyShape()
+    rows = choose_rows(encoding, words, world_names(words), shape.hidden)
+    model = TinyModel(shape, rows, seed)
+    model.share_memory()
+    gradients = SharedGradients(NUM_PROCESSES, list(model.parameters()))
+    run = Run(model, rows, gradients, stages, seed, row_tokens, out)
+    spawn(run_stages, (run,), nprocs=NUM_PROCESSES)
+    mean_of(*(load(stage_end(out, number)) for number in range(len(stages) - 1, len(stages) + 1))).save(out / "tiny.pt")
+
+
+def stage_end(out: Path, number: int) -> Path:
+    """Return the file of the weights at the end of a stage, counted from 1."""
+    return out / f"stage-{number}.pt"
+
+
+def run_stages(process: int, run: Run) -> None:
+    """Run every stage in one of the processes."""
+    torch.set_num_threads(1)
+    encoding, words = load_vocabulary()
+    names = world_names(words)
     hard = tuple(word for word in names.capitals if len(encode_plain(encoding, word)) == 2)
-    ends: list[Trained] = []
-    for number, stage in enumerate(STAGES):
-        seed = arguments.seed + number
+    for number, stage in enumerate(run.stages):
+        seed = (run.seed + number) * NUM_PROCESSES + process
+        torch.manual_seed(seed)
         drawn = replace(names, capitals=names.capitals + stage.num_repeats * hard, real_share=stage.real_share)
         world = World(drawn, seed, times=stage.times)
-        batches = Batches(world, Prompts(encoding), rows.ids, arguments.rows, arguments.row_tokens)
-        respell = Respelling(rows, encoding, stage.respelt_share, seed)
+        batches = Batches(world, Prompts(encoding), run.rows.ids, 1, run.row_tokens)
+        respell = Respelling(run.rows, encoding, stage.respelt_share, seed)
         if number:
-            model.quantize_experts()
-        train(model, map(respell, batches), stage, lambda: trained(model, rows).save(arguments.out / "tiny.pt"))
-        ends.append(trained(model, rows))
-    mean_of(*ends[-2:]).save(arguments.out / "tiny.pt")
+            run.model.quantize_experts()
+        run_stage(process, run, stage, map(respell, batches))
+        if process == 0:
+            trained(run.model, run.rows).save(stage_end(run.out, number + 1))
 
 
-def progress_bar() -> Progress:
-    """Return a bar that shows the loss, the steps done, and the time spent and left."""
+def progress_bar(is_shown: bool) -> Progress:
+    """Return a bar that shows the loss, the steps done, and the time spent and left, or nothing at all."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=Console(quiet=not is_shown),
     )
 
 
-def train(model: TinyModel, draws: Iterator[Respelt], stage: Stage, save_now: Callable[[], None]) -> None:
-    """Run the steps of a stage with a progress bar that shows loss and time left."""
+def run_stage(process: int, run: Run, stage: Stage, draws: Iterator[Respelt]) -> None:
+    """Run the steps of a stage; the first process takes them, and shows its loss and the time left."""
+    model, parameters = run.model, list(run.model.parameters())
     optimizer = new_optimizer(model)
     smooth = None
-    with progress_bar() as progress:
+    with progress_bar(is_shown=process == 0) as progress:
         task = progress.add_task("training", total=stage.num_steps)
         for step in range(stage.num_steps):
             if step == QUANTIZED_FROM:
                 model.quantize_experts()
-            for group in optimizer.param_groups:
-                group["lr"] = rate_at(step, stage)
             loss, balance = model.losses(next(draws))
             (loss + BALANCE_WEIGHT * balance).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            run.gradients.put(process, parameters)
+            if process == 0:
+                run.gradients.mean_into(parameters)
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate_at(step, stage)
+                optimizer.step()
+            run.gradients.meet()
             optimizer.zero_grad()
             value = loss.item()
             smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
             progress.update(task, advance=1, description=f"loss {smooth:.3f}")
             if step % 100 == 99:
                 progress.console.print(f"step {step + 1} loss {smooth:.4f} balance {balance.item():.3f}")
-            if step % 500 == 499:
-                save_now()
-    save_now()
 
 
 def new_optimizer(model: TinyModel) -> torch.optim.Optimizer:

@@ -1,32 +1,42 @@
 """The tiny model's training program: every stage runs, names are respelt for real, and the ends are averaged."""
 
-import sys
+import itertools
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
-import pytest
 import torch
+from openai_harmony import HarmonyEncoding
+from torch import nn
 
 from model.tiny import train
 from model.tiny.asset import read_asset
 from model.tiny.batches import NO_TARGET, Batches
+from model.tiny.names import Names
 from model.tiny.network import TinyShape
 from model.tiny.pack import pack
 from model.tiny.prompts import Prompts
 from model.tiny.respelling import Respelling, Respelt
 from model.tiny.rows import Rows, choose_rows
-from model.tiny.trained import Trained, load, mean_of
+from model.tiny.shared_gradients import SharedGradients
+from model.tiny.trained import load, mean_of
 from model.tiny.vocabulary import load_vocabulary, world_names
 from model.tiny.world import World
 
 NUM_BATCHES = 6
 
 
-def draw(*shares: float) -> tuple[Rows, list[list[Respelt]]]:
-    """Return the rows, and the same batches respelt by each of `shares`."""
+@cache
+def parts() -> tuple[HarmonyEncoding, Names, Rows]:
+    """Return what every training starts from; it takes seconds to make."""
     encoding, words = load_vocabulary()
     names = world_names(words)
-    rows = choose_rows(encoding, words, names, TinyShape().hidden)
+    return encoding, names, choose_rows(encoding, words, names, TinyShape().hidden)
+
+
+def draw(*shares: float) -> tuple[Rows, list[list[Respelt]]]:
+    """Return the rows, and the same batches respelt by each of `shares`."""
+    encoding, names, rows = parts()
 
     def batches(share: float) -> list[Respelt]:
         drawn = Batches(World(names, 5), Prompts(encoding), rows.ids, 2, 512)
@@ -63,21 +73,29 @@ def test_equal_seeds_respell_equally() -> None:
         assert torch.equal(first.directions, second.directions)
 
 
-def test_every_stage_runs_and_leaves_what_can_be_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ends: list[Trained] = []
-
-    def note(model: train.TinyModel, rows: Rows) -> Trained:
-        ends.append(trained(model, rows))
-        return ends[-1]
-
-    trained = train.trained
-    monkeypatch.setattr(train, "trained", note)
-    monkeypatch.setattr(train, "STAGES", tuple(replace(stage, num_steps=2) for stage in train.STAGES))
-    monkeypatch.setattr(sys, "argv", ["train", "--out", str(tmp_path), "--row-tokens", "256"])
-    train.main()
-    left = load(tmp_path / "tiny.pt")
+def test_every_stage_runs_and_equal_seeds_train_equally(tmp_path: Path) -> None:
+    stages = tuple(replace(stage, num_steps=2) for stage in train.STAGES)
+    one, other = (tmp_path / name for name in ("one", "other"))
+    for out in (one, other):
+        train.train(seed=0, row_tokens=256, out=out, stages=stages)
+    ends = [load(train.stage_end(one, number + 1)) for number in range(len(stages))]
+    for before, after in itertools.pairwise(ends):
+        assert not torch.equal(before.head, after.head)
+    left, again = (load(out / "tiny.pt") for out in (one, other))
+    assert torch.equal(left.head, mean_of(*ends[-2:]).head)
+    assert torch.equal(left.head, again.head)
+    for name, weights in left.body.items():
+        assert torch.equal(weights, again.body[name]), name
     asset = read_asset(pack(left, TinyShape()).to_bytes())
     assert asset.ids.tolist() == left.ids.tolist()
-    before, last = ends[-3], ends[-1]
-    assert not torch.equal(before.head, last.head)
-    assert torch.equal(left.head, mean_of(before, last).head)
+
+
+def test_a_step_takes_the_mean_of_all_processes_gradients() -> None:
+    parameters = [nn.Parameter(torch.zeros(2, 3)), nn.Parameter(torch.zeros(4))]
+    gradients = SharedGradients(1, parameters)
+    parameters[1].grad = torch.arange(4.0)
+    gradients.put(0, parameters)
+    parameters[1].grad = None
+    gradients.mean_into(parameters)
+    means = [one.grad.tolist() for one in parameters if one.grad is not None]
+    assert means == [[[0.0] * 3] * 2, [0.0, 1.0, 2.0, 3.0]]
