@@ -61,6 +61,11 @@ class Victim:
         """Return the living processes of a role."""
         return [pid for directory in self._run_dirs() for pid in _titled(directory, TITLES[role])]
 
+    def processes(self) -> list[int]:
+        """Return the living processes of the cluster that have its files open, and the one that was started."""
+        found = {pid for path in self._run_dirs() for pid in processes_of(Run("no mark", str(path), frozenset()))}
+        return sorted(found | {self._process.pid})
+
     def mend(self) -> None:
         """Return when as many processes of each role are there as at first, and all experts can be asked."""
         self._wait(lambda: self._is_ready() and self._census() == self._whole, MEND_TIMEOUT_S, "it is not whole again")

@@ -1,0 +1,44 @@
+"""Many seeds, each a cluster of its own, shared out among several processes."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from tests.simulation.cluster import SimulatedCluster
+
+_SEEDS_AT_ONCE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What became of one seed."""
+
+    seed: int
+    num_events: int
+    num_faults: int
+    """Lines of its trace: whatever befell the cluster."""
+    violation: str | None
+    """What did not hold; None if all did."""
+
+
+def play(seed: int) -> Played:
+    """Play one seed; whatever goes wrong in it, an exception of the played objects too, is its violation."""
+    simulated = SimulatedCluster(seed)
+    violation = None
+    try:
+        simulated.run()
+    except Exception as error:  # noqa: BLE001 - a KeyError in the played objects is a finding too
+        violation = f"{type(error).__name__}: {error}"
+    return Played(seed, simulated.world.num_events, len(simulated.world.trace), violation)
+
+
+def play_all(seeds: range, num_processes: int) -> Iterator[Played]:
+    """Yield every seed's end as it comes; closing the iterator ends the processes."""
+    with get_context("spawn").Pool(num_processes) as pool:
+        yield from pool.imap_unordered(play, seeds, chunksize=_SEEDS_AT_ONCE)
+
+
+def num_usable_cpus() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
