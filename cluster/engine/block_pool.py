@@ -91,8 +91,8 @@ class BlockPool:
         holders = Counter(held)
         assert dict(holders) == self._num_holders, f"blocks lost, or held by nobody: {holders}, {self._num_holders}"
         kept = [*self._kept, *self._kept_for_little]
-        everywhere = Counter([*self._free, *kept, *self._num_holders])
-        assert everywhere == Counter(range(1, self.capacity + 1)), f"blocks lost or owned twice: {everywhere}"
+        everywhere = sorted([*self._free, *kept, *self._num_holders])
+        assert everywhere == list(range(1, self.capacity + 1)), f"blocks lost or owned twice: {everywhere}"
         assert {block: name for name, block in self._blocks.items()} == self._names, "names and blocks disagree"
         assert set(kept) <= set(self._names), "a block without a name is kept"
         assert not set(self._free) & set(self._names), "a free block has a name"

@@ -32,7 +32,13 @@ from tests.chaos.census import Census
 from tests.chaos.growth import BLOCKS, trends
 from tests.chaos.soak_picture import picture
 
-SETTINGS = ("attention.min_replicas=2", "attention.max_replicas=2", "experts.num_workers=4", "experts.copies=2")
+NUM_WORKERS = 4
+SETTINGS = (
+    "attention.min_replicas=2",
+    "attention.max_replicas=2",
+    f"experts.num_workers={NUM_WORKERS}",
+    "experts.copies=2",
+)
 _REST_TIMEOUT_S = 30.0
 
 
@@ -81,8 +87,11 @@ class Soak:
 
     def _strike_until(self, is_over: threading.Event) -> None:
         struck: Counter[str] = Counter()
-        while not is_over.wait(self.kill_every_s):
+        end_s = time.monotonic() + self.round_s
+        while not is_over.wait(self.kill_every_s) and time.monotonic() < end_s:
             role = next_role(self.chance, {role: len(self.victim.pids(role)) for role in _ROLES}, struck)
+            if role is None:
+                continue
             _, num_struck = strike(Fault("soak", (Strike(role),)), self.victim.pids)
             if num_struck:
                 struck[role] += 1
@@ -106,17 +115,18 @@ class Soak:
 _ROLES = ("worker", "attention", "supervisor")
 
 
-def next_role(chance: random.Random, living: Mapping[str, int], struck: Mapping[str, int]) -> str:
-    """Return whom to strike: an attention replica at most once a round and while another stands by, or a worker.
+def next_role(chance: random.Random, living: Mapping[str, int], struck: Mapping[str, int]) -> str | None:
+    """Return whom to strike: a worker while half of them live, the supervisor or an attention replica once a round.
 
-    The supervisor too, at most once a round. A request that meets three deaths of its engine fails, as it should.
+    An attention replica only while another stands by: a request that meets three deaths of its engine fails, as it
+    should. None if it is nobody's turn: on a slow machine more would die than are made anew.
     """
-    roles = ["worker"] * 3
+    roles = ["worker"] * 3 if living["worker"] >= NUM_WORKERS // 2 else []
     if living["attention"] > 1 and not struck.get("attention"):
         roles += ["attention"] * 2
-    if not struck.get("supervisor"):
+    if living["supervisor"] and not struck.get("supervisor"):
         roles.append("supervisor")
-    return chance.choice(roles)
+    return chance.choice(roles) if roles else None
 
 
 def blocks_used(url: str) -> float:

@@ -110,6 +110,12 @@ def test_attention_is_struck_once_a_round_and_never_when_it_is_alone() -> None:
         assert {next_role(chance, alone, struck) for _ in range(200)} == {"worker"}
 
 
+def test_nobody_is_struck_while_most_workers_are_still_being_made_anew() -> None:
+    living = {"worker": 1, "attention": 1, "supervisor": 1}
+    assert next_role(random.Random(0), living, {}) == "supervisor"
+    assert next_role(random.Random(0), living, {"supervisor": 1}) is None
+
+
 def test_the_picture_has_a_line_for_each_figure_and_a_stroke_for_each_kill() -> None:
     drawn = picture([10.0, 20.0], [{"ports": 3.0}, {"ports": 3.0, "x < y": 1.0}], [5.0, 15.0])
     assert drawn.count("<polyline") == 2

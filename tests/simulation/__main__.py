@@ -5,6 +5,7 @@ were played, and each violation with what plays it again; any makes the status 1
 """
 
 import argparse
+import contextlib
 import sys
 import time
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tests.simulation.cluster import SimulatedCluster
-from tests.simulation.many import Played, num_usable_cpus, play_all
+from tests.simulation.many import Tally, num_usable_cpus, play_all
 
 
 def main() -> None:
@@ -42,31 +43,24 @@ def play_one(seed: int) -> None:
 
 
 def play_many(seeds: range, num_processes: int) -> int:
-    """Play all seeds with a progress bar; return the exit status."""
+    """Play all seeds with a progress bar; return the exit status. Ctrl-C ends it early: what was played is told."""
     console, began_s = Console(soft_wrap=True), time.monotonic()
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-    violated: list[Played] = []
-    num_played = num_events = num_faults = 0
-    with Progress(*columns, console=console) as progress:
+    tally = Tally()
+    with Progress(*columns, console=console) as progress, contextlib.suppress(KeyboardInterrupt):
         bar = progress.add_task("0 violations", total=len(seeds))
         for played in play_all(seeds, num_processes):
-            num_played, num_events, num_faults = (
-                num_played + 1,
-                num_events + played.num_events,
-                num_faults + played.num_faults,
-            )
+            tally.take(played)
             if played.violation is not None:
-                violated.append(played)
-                console.print(
-                    f"seed {played.seed}: {played.violation}\n  python -m tests.simulation {played.seed}", markup=False
-                )
-            progress.update(bar, advance=1, description=f"{len(violated)} violations")
+                console.print(f"seed {played.seed}: {played.violation}", markup=False)
+                console.print(f"  play it again: python -m tests.simulation {played.seed}", markup=False)
+            progress.update(bar, advance=1, description=f"{tally.num_violations} violations")
     minutes = (time.monotonic() - began_s) / 60
     console.print(
-        f"{num_played} seeds from {seeds.start} on, {num_events} events, {num_faults} lines of trace, "
-        f"{len(violated)} violations; {num_played / minutes:.0f} seeds a minute on {num_processes} processes"
+        f"{tally.num_played} seeds from {seeds.start} on, {tally.num_events} events, {tally.num_faults} lines of trace,"
+        f" {tally.num_violations} violations; {tally.num_played / minutes:.0f} a minute on {num_processes} processes"
     )
-    return 1 if violated else 0
+    return 1 if tally.num_violations or tally.num_played < len(seeds) else 0
 
 
 if __name__ == "__main__":
