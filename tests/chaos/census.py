@@ -10,9 +10,10 @@ import psutil
 
 from router.failover.faults import TITLES
 
+LOG_MONITOR = "Ray's log monitor"
 _MIB = 1024 * 1024
 _OTHERS = {"raylet": "raylet/raylet", "GCS": "gcs/gcs_server", "HAProxy": "haproxy", "Serve's proxy": "ray::ProxyActor"}
-_OTHERS["launcher"] = "router.cli"
+_OTHERS |= {"launcher": "router.cli", LOG_MONITOR: "log_monitor.py"}
 """What the command line of each other long-lived process has in it."""
 _SHARED = "/dev/shm/"
 REST = "other"
