@@ -12,8 +12,14 @@ from router.failover.faults import TITLES
 
 LOG_MONITOR = "Ray's log monitor"
 _MIB = 1024 * 1024
-_OTHERS = {"raylet": "raylet/raylet", "GCS": "gcs/gcs_server", "HAProxy": "haproxy", "Serve's proxy": "ray::ProxyActor"}
-_OTHERS |= {"launcher": "router.cli", LOG_MONITOR: "log_monitor.py"}
+_OTHERS = {
+    "raylet": "raylet/raylet",
+    "GCS": "gcs/gcs_server",
+    "HAProxy": "haproxy",
+    "Serve's proxy": "ray::ProxyActor",
+    "launcher": "router.cli",
+    LOG_MONITOR: "log_monitor.py",
+}
 """What the command line of each other long-lived process has in it."""
 _SHARED = "/dev/shm/"
 REST = "other"
@@ -46,7 +52,7 @@ class Census:
         listening = {
             int(connection.laddr.port)
             for connection in psutil.net_connections("tcp")
-            if connection.pid in living and connection.status == psutil.CONN_LISTEN
+            if connection.laddr and connection.pid in living and connection.status == psutil.CONN_LISTEN
         }
         self.ports |= listening
         figures["ports"] = len(listening)
