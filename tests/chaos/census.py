@@ -1,6 +1,7 @@
 """What the processes of a cluster hold: memory, open files, ports, children; and what is left of them afterwards."""
 
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -59,8 +60,14 @@ class Census:
         figures["ended children"] = sum(1 for _ in _zombies_of(living))
         return dict(figures)
 
-    def leftovers(self) -> list[str]:
-        """Return, once the cluster has ended, which of its processes, ports and shared files are still there."""
+    def leftovers(self, grace_s: float = 0.0) -> list[str]:
+        """Return which processes, ports and shared files are still there `grace_s` after their cluster has ended."""
+        deadline_s = time.monotonic() + grace_s
+        while (left := self._still_there()) and time.monotonic() < deadline_s:
+            time.sleep(0.2)
+        return left
+
+    def _still_there(self) -> list[str]:
         return [
             *(f"process {pid}" for pid, made_s in self.pids.items() if _is_there(pid, made_s)),
             *(f"port {port}" for port in sorted(self.ports) if _listens(port)),

@@ -40,6 +40,8 @@ SETTINGS = (
     "experts.copies=2",
 )
 _REST_TIMEOUT_S = 30.0
+_END_TIMEOUT_S = 15.0
+"""Killed processes take a moment to end."""
 
 
 @dataclass
@@ -187,7 +189,7 @@ def main() -> None:
             left_min = max(0.0, end_s - time.monotonic()) / 60
             status.update(f"{soak.verdict.num_strikes} kills, {soak.verdict.num_runs} runs, {left_min:.0f} min left")
             write(soak, asked.out)
-    is_sound = report(soak, soak.census.leftovers(), console)
+    is_sound = report(soak, soak.census.leftovers(_END_TIMEOUT_S), console)
     sys.exit(0 if is_sound else 1)
 
 
