@@ -6,7 +6,7 @@ twin reads MXFP4 too, and has the native kernel's bits). An expert's answer is a
 pure function of its weights and the row (N2): the same wherever the shard lives.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
@@ -83,6 +83,10 @@ class ExpertShard:
         for name in ("mlp1", "mlp2"):
             dense = self._dequantized.pop(((layer, expert), name), None)
             self._free_bytes += 0 if dense is None else dense.nbytes
+
+    def packed_tables(self) -> Sequence[ExpertTable] | None:
+        """Return each layer's experts as the native kernels read them, or None if they don't read all that are here."""
+        return None if self._unpacked or not self._reads_mxfp4 else list(self._tables)
 
     def has(self, layer: int, expert: int) -> bool:
         """Say whether the expert is resident."""

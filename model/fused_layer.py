@@ -71,51 +71,60 @@ class NativeStep:
 class FusedLayer:
     """One layer's weights as the kernel takes them."""
 
-    def __init__(self, config: ModelConfig, attention: Attention, gate: TopKGate, gate_norm: Tensor) -> None:
+    def __init__(
+        self, config: ModelConfig, attention: Attention, gate: TopKGate, gate_norm: Tensor, numerics: Numerics
+    ) -> None:
         """Hold the matrices where `attention` and `gate` have them, everything else in f32."""
-        self._config = config
+        self.config = config
+        self.numerics = numerics
         self._kind = attention.kind
         self._matrices = attention.qkv[0], attention.out[0], gate.weight
         vectors = attention.norm, attention.qkv[1], attention.sinks, attention.out[1], gate_norm, gate.bias
         self._vectors = tuple(vector.float().contiguous() for vector in vectors)
-        self._structs: dict[tuple[torch.dtype, torch.dtype], _LayerWeights] = {}
+        self._structs: dict[torch.dtype, _LayerWeights] = {}
+        """By the dtype of keys and values."""
 
-    def before_experts(
-        self, x: Tensor, step: StepTensors, kv_cache: KVCache, layer: int, input_dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, GateOutput]:
-        """Return the residual [T, H] f32, the experts' input [T, H] in `input_dtype`, and the gate's choice.
-
-        x [T, H] f32; keys and values go into `layer` of the cache, which holds f32 or bf16.
-        """
+    def addresses(self, step: StepTensors, kv_cache: KVCache, layer: int) -> tuple[int, int, int, int]:
+        """Return where the layer's weights, its part of the step, its keys and its values lie; they are f32 or bf16."""
         keys, values = kv_cache.layer(layer)
         assert isinstance(keys, Tensor), "the kernel stores keys unquantised"
         assert isinstance(values, Tensor), "the kernel stores values unquantised"
         native = step.native.get(self._kind)
         if native is None:
             native = step.native[self._kind] = NativeStep.of(step, self._kind)
+        weights = self._struct(kv_cache.dtype)
+        return ctypes.addressof(weights), ctypes.addressof(native.struct), keys.data_ptr(), values.data_ptr()
+
+    def before_experts(
+        self, x: Tensor, step: StepTensors, kv_cache: KVCache, layer: int
+    ) -> tuple[Tensor, Tensor, GateOutput]:
+        """Return the residual [T, H] f32, the experts' input [T, H] in its dtype, and the gate's choice.
+
+        x [T, H] f32; keys and values go into `layer` of the cache.
+        """
+        weights, rows, keys, values = self.addresses(step, kv_cache, layer)
         x = x.contiguous()
-        residual, hidden = torch.empty_like(x), torch.empty(x.shape, dtype=input_dtype)
-        ids = torch.empty((len(x), self._config.experts_per_token), dtype=torch.int64)
-        weights = torch.empty(ids.shape, dtype=torch.float32)
+        residual, hidden = torch.empty_like(x), torch.empty(x.shape, dtype=self.numerics.expert_input)
+        ids = torch.empty((len(x), self.config.experts_per_token), dtype=torch.int64)
+        gate_weights = torch.empty(ids.shape, dtype=torch.float32)
+        outputs = (each.data_ptr() for each in (residual, hidden, ids, gate_weights))
         required_library().library.em_before_experts(
-            ctypes.byref(self._struct(kv_cache.dtype, input_dtype)),
-            ctypes.byref(native.struct),
-            *(ctypes.c_void_p(each.data_ptr()) for each in (x, keys, values, residual, hidden, ids, weights)),
+            *(ctypes.c_void_p(address) for address in (weights, rows, x.data_ptr(), keys, values, *outputs)),
             ctypes.c_int(num_threads()),
         )
-        return residual, hidden, GateOutput(ids, weights)
+        return residual, hidden, GateOutput(ids, gate_weights)
 
-    def _struct(self, kv_dtype: torch.dtype, input_dtype: torch.dtype) -> _LayerWeights:
-        found = self._structs.get((kv_dtype, input_dtype))
+    def _struct(self, kv_dtype: torch.dtype) -> _LayerWeights:
+        found = self._structs.get(kv_dtype)
         if found is not None:
             return found
-        config = self._config
+        config = self.config
         window = config.sliding_window if self._kind == "sliding" else 0
-        self._structs[kv_dtype, input_dtype] = struct = _LayerWeights(
+        self._structs[kv_dtype] = struct = _LayerWeights(
             *(vector.data_ptr() for vector in self._vectors),
             *(_values(matrix).data_ptr() for matrix in self._matrices),
             *(_kind(matrix) for matrix in self._matrices),
-            *(_KINDS[dtype] for dtype in (kv_dtype, input_dtype)),
+            *(_KINDS[dtype] for dtype in (kv_dtype, self.numerics.expert_input)),
             *(config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim),
             *(config.num_experts, config.experts_per_token, window),
             *(config.norm_eps, config.head_dim**-0.5),
@@ -137,7 +146,7 @@ def fused_layer(
     is_known = numerics.residual == torch.float32 and {numerics.kv, numerics.expert_input} <= set(_KINDS)
     if not is_known or any(size % _FEATURES for size in (config.head_dim, config.hidden_size, config.num_experts)):
         return None
-    return FusedLayer(config, attention, gate, gate_norm)
+    return FusedLayer(config, attention, gate, gate_norm, numerics)
 
 
 def _values(matrix: DenseMatrix) -> Tensor:

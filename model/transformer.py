@@ -17,6 +17,7 @@ from model.checkpoint.weights import AttentionWeights, GateWeights, HeadWeights
 from model.config import ModelConfig
 from model.dense_matrix import dense_matrix, multiply, take_rows
 from model.fused_layer import fused_layer
+from model.fused_step import run_layers
 from model.kernels.norm import rms_norm
 from model.kernels.rotary import RotaryTable
 from model.kv_cache import KVCache
@@ -54,7 +55,7 @@ class DecoderLayer:
     def before_experts(self, x: Tensor, step: StepTensors, kv_cache: KVCache) -> tuple[Tensor, Tensor, GateOutput]:
         """Return the residual [T, H], the experts' input [T, H] in its dtype, and the gate's choice."""
         if self.fused is not None:
-            return self.fused.before_experts(x, step, kv_cache, self._layer, self._numerics.expert_input)
+            return self.fused.before_experts(x, step, kv_cache, self._layer)
         residual = (x.float() + self.attention.forward(x, step, kv_cache)).to(self._numerics.residual)
         hidden = rms_norm(residual, self._norm, self._norm_eps)
         return residual, hidden.to(self._numerics.expert_input), self.gate.choose(hidden)
@@ -97,9 +98,10 @@ class Transformer:
     def forward(self, batch: ForwardBatch, kv_cache: KVCache, experts: Experts) -> Tensor:
         """Return the logits [R, V] f32 of `batch.logit_rows`; stores the batch's keys and values."""
         step = self.start(batch, kv_cache)
-        for layer in range(self.config.num_layers):
-            hidden, gate = step.before_experts()
-            step.after_experts(experts.submit(layer, hidden, gate).wait())
+        if not step.run_at_once(experts):
+            for layer in range(self.config.num_layers):
+                hidden, gate = step.before_experts()
+                step.after_experts(experts.submit(layer, hidden, gate).wait())
         return step.logits()
 
     def head(self, x: Tensor) -> Tensor:
@@ -122,6 +124,15 @@ class ForwardPass:
         self._batch = batch
         self._layer = 0
         self._gate: GateOutput | None = None
+
+    def run_at_once(self, experts: Experts) -> bool:
+        """Run all layers in one native call, if that can be done with these experts; return whether it was done."""
+        assert self._layer == 0, f"{self._layer} layers have run"
+        fused = [layer.fused for layer in self._transformer.layers]
+        after = run_layers(fused, self._x, self._step, self._kv_cache, experts)
+        if after is not None:
+            self._x, self._layer = after, len(fused)
+        return after is not None
 
     def before_experts(self) -> tuple[Tensor, GateOutput]:
         """Run the current layer up to its experts; return their input [T, H] and the gate's choice."""

@@ -9,10 +9,11 @@ from torch import Tensor
 from model.checkpoint.random_weights import RandomWeights
 from model.expert_shard import ExpertShard
 from model.kernels.native_library import native_library
+from model.moe import Experts
 from model.transformer import Transformer
 from tests.support.random_model import load_all, random_config
 from tests.support.row_independence import THREAD_COUNTS, num_threads, same_bits
-from tests.support.steps import Sheet, random_ids
+from tests.support.steps import LayerByLayer, Sheet, random_ids
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -29,7 +30,7 @@ def model_of(shape: dict[str, Any], mode: str) -> tuple[Transformer, ExpertShard
     return load_all(RandomWeights(random_config(**shape), seed=1), *mode.split("/"))
 
 
-def run(transformer: Transformer, experts: ExpertShard) -> tuple[list[Tensor], list[Tensor]]:
+def run(transformer: Transformer, experts: Experts) -> tuple[list[Tensor], list[Tensor]]:
     """Return every row's logits, and what the cache then holds, of two sequences prefilled and decoded together."""
     sheet = Sheet(transformer, experts, num_sequences=2, max_tokens=160)
     ids = random_ids(160, transformer.config.vocab_size)
@@ -49,13 +50,15 @@ def test_one_call_has_the_bits_of_many(shape: dict[str, Any], mode: str, threads
     transformer, experts = model_of(shape, mode)
     assert all(layer.fused is not None for layer in transformer.layers)
     with num_threads(threads):
-        fused = run(transformer, experts)
+        at_once = run(transformer, experts)
+        by_layer = run(transformer, LayerByLayer(experts))
         for layer in transformer.layers:
             layer.fused = None
-        single = run(transformer, experts)
-    for one, other in zip(fused, single, strict=True):
-        assert len(one) == len(other)
-        assert all(same_bits(left, right) for left, right in zip(one, other, strict=True))
+        single = run(transformer, LayerByLayer(experts))
+    for fused in (at_once, by_layer):
+        for one, other in zip(fused, single, strict=True):
+            assert len(one) == len(other)
+            assert all(same_bits(left, right) for left, right in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("mode", OTHER_MODES)
@@ -96,6 +99,15 @@ def test_an_expert_that_is_not_here_is_named_and_nothing_is_computed() -> None:
     with pytest.raises(KeyError, match="6"):
         shard.forward(1, torch.zeros(4, 64, dtype=torch.bfloat16), *pairs)
     shard.forward(0, torch.zeros(4, 64, dtype=torch.bfloat16), *pairs)
+
+
+@has_native
+def test_a_step_at_once_names_layer_and_expert_that_are_not_here() -> None:
+    transformer, shard = model_of({}, "precise")
+    for expert in range(8):
+        shard.drop(2, expert)
+    with pytest.raises(KeyError, match=r"\(2, \d\)"):
+        run(transformer, shard)
 
 
 @has_native

@@ -17,7 +17,7 @@ from model.moe import Experts, Finished, GateOutput, combine
 from model.transformer import Transformer
 from tests.support.random_model import load_all, random_config
 from tests.support.row_independence import THREAD_COUNTS, find_dependence, num_threads, same_bits
-from tests.support.steps import Sheet, random_ids, run_in_chunks
+from tests.support.steps import LayerByLayer, Sheet, random_ids, run_in_chunks
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -187,5 +187,6 @@ def test_negative_control_combining_in_arrival_order_is_caught(monkeypatch: pyte
     transformer, experts = model_of({}, "precise")
     ids = random_ids(20, 211)
     right = run_in_chunks(transformer, experts, ids, [20])
+    assert same_bits(run_in_chunks(transformer, LayerByLayer(experts), ids, [20]), right)
     monkeypatch.setattr("model.transformer.combine", in_arrival_order)
-    assert not same_bits(run_in_chunks(transformer, experts, ids, [20]), right)
+    assert not same_bits(run_in_chunks(transformer, LayerByLayer(experts), ids, [20]), right)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from model.batch import BlockTables, ForwardBatch
+from model.expert_shard import ExpertShard
 from model.kv_cache import KVCache, KVCacheShape
-from model.moe import Experts
+from model.moe import Experts, Finished, GateOutput
 from model.transformer import Transformer
 from tests.support.paged import spoil
 
@@ -78,3 +79,15 @@ def one_sequence_batch(num_rows: int) -> ForwardBatch:
 def random_ids(length: int, vocab_size: int, seed: int = 0) -> list[int]:
     """Return `length` token ids from a seed."""
     return np.random.default_rng(seed).integers(0, vocab_size, length).tolist()
+
+
+class LayerByLayer:
+    """A shard that is asked for each layer on its own, as one in another process is."""
+
+    def __init__(self, shard: ExpertShard) -> None:
+        """Ask `shard`."""
+        self._shard = shard
+
+    def submit(self, layer: int, hidden: Tensor, gate: GateOutput) -> Finished:
+        """Return the outputs of all chosen experts."""
+        return self._shard.submit(layer, hidden, gate)

@@ -27,6 +27,13 @@ void em_mxfp4(const float* x, const int64_t* bounds, const uint8_t* const* packe
               int64_t experts, int64_t k, int64_t n, float* out, int threads);
 void em_mxfp4_int8(const float* x, const int64_t* bounds, const uint8_t* const* packed, const float* const* biases,
                    int64_t experts, int64_t k, int64_t n, float* out, int threads);
+void em_combine_bf16(const uint16_t* outputs, const float* weights, int64_t rows, int64_t chosen, int64_t width,
+                     float* out, int threads);
+void em_before_experts(const void* layer_weights, const void* step_rows, const float* x, void* keys, void* values,
+                       float* residual, void* hidden, int64_t* ids, float* weights, int threads);
+int em_expert_mlp(const uint16_t* rows, const int64_t* row_ids, const int64_t* expert_ids, int64_t pairs,
+                  const void* table, int64_t num_experts, int64_t hidden, int64_t inner, const float* constants,
+                  int64_t is_int8, uint16_t* out, int threads);
 void em_swiglu(const float* features, const float* constants, int64_t rows, int64_t width, float* out, int threads);
 
 }  // extern "C"
