@@ -98,6 +98,8 @@ class ClusterStatus:
     """How long the supervisor has lived: a young one has not heard from everybody yet."""
     balance: BalanceStatus | None = None
     """None where nothing is balanced, or not yet."""
+    num_rescued: int = 0
+    """Experts that workers hold in place of workers that are away."""
 
     @property
     def is_ready(self) -> bool:

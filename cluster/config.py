@@ -123,6 +123,10 @@ class ExpertsSection(Section):
     max_moves_per_round: Annotated[int, Field(ge=0)] = Field(
         default=16, description="Experts that workers load in a round to follow the traffic; 0: none is ever moved"
     )
+    max_rescued_experts: Annotated[int, Field(ge=0)] = Field(
+        default=256,
+        description="Experts that a worker loads in place of lost workers, whose last copies went with them; 0: none",
+    )
     rebalance_interval_s: PositiveSeconds = Field(default=10.0, description="Time between two such rounds")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Device of a worker")
     num_threads: PositiveInt = Field(default=1, description="Compute threads of a worker on a CPU")

@@ -5,6 +5,9 @@
 Without I/O or clock. What the workers hold is known from their own answers, so that any interruption (a worker dies, a
 load fails, the supervisor starts anew) leaves a state from which the same steps lead on: a plan under way is given up,
 what was loaded for it is dropped, and the published placement was at no moment without its experts.
+
+While workers are away nothing is balanced. Experts whose last holder has gone are loaded by those that are left, in the
+same steps; once all are there again, so is the placement from before.
 """
 
 from collections import Counter
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from cluster.config import ExpertsSection
 from cluster.experts.placement import ExpertKey, Placement, WorkerId
 from cluster.experts.rebalance import BalanceLimits, BalancePlan
+from cluster.experts.rescue import num_rescued, rescued
 from cluster.experts.traffic import FloatArray, TrafficReport, total_pairs, traffic_shares
 
 LEASE_S = 20.0
@@ -34,6 +38,8 @@ class MovePolicy:
 
     interval_s: float
     limits: BalanceLimits
+    max_rescued_experts: int = 0
+    """That a worker loads in place of workers that are away."""
 
     @property
     def is_on(self) -> bool:
@@ -44,7 +50,7 @@ class MovePolicy:
 def move_policy(section: ExpertsSection) -> MovePolicy:
     """Return when experts are moved, by the config."""
     limits = BalanceLimits(max_loads_per_round=section.max_moves_per_round, min_copies=section.copies)
-    return MovePolicy(section.rebalance_interval_s, limits)
+    return MovePolicy(section.rebalance_interval_s, limits, section.max_rescued_experts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +85,11 @@ class PlanMoves:
 
 @dataclass(frozen=True, slots=True)
 class PublishPlacement:
-    """Publish a placement, all of whose experts are loaded."""
+    """Publish a placement; all that its ready workers should hold is loaded."""
 
     placement: Placement = field(repr=False)
+    settled: Placement | None = field(default=None, repr=False)
+    """In a rescue, the placement to return to, which must outlive this process too."""
 
 
 Order = LoadExperts | DropExperts
@@ -103,13 +111,17 @@ class _Holder:
 class LivePlacement:
     """The placement of one application, and its moves. Not thread-safe: one thread or event loop owns it."""
 
-    def __init__(self, placement: Placement, policy: MovePolicy, now_s: float) -> None:
-        """Begin with the published placement; what workers hold is asked of them."""
+    def __init__(
+        self, placement: Placement, policy: MovePolicy, now_s: float, settled: Placement | None = None
+    ) -> None:
+        """Begin with the published placement, in a rescue with the one to return to; workers tell what they hold."""
         self._policy = policy
         self._holders: dict[int, _Holder] = {}
         self._reports: dict[str, tuple[float, TrafficReport]] = {}
         self._next: Placement | None = None
         self._next_shares: list[Keys] = []
+        self._next_settled: Placement | None = None
+        self._settled = settled
         self._planned_at_s: float | None = None
         self._round_at_s = now_s
         self.num_loads = 0
@@ -134,6 +146,11 @@ class LivePlacement:
     def is_moving(self) -> bool:
         """Say whether another placement is on its way, or the last one leaves something to drop."""
         return self._next is not None or any(self._superfluous(index) for index in self._holders)
+
+    @property
+    def num_rescued(self) -> int:
+        """Return how many experts workers hold in place of workers that are, or were, away."""
+        return 0 if self._settled is None else num_rescued(self._placement, self._settled)
 
     def round_age_s(self, now_s: float) -> float:
         """Return how long ago the last round of balancing ended."""
@@ -179,16 +196,18 @@ class LivePlacement:
         """Learn that the proposed placement is published, with this epoch."""
         assert self._next is not None, "nothing was to be published"
         self._use(replace(self._next, epoch=epoch), now_s)
+        self._settled = self._next_settled
         self._give_up()
 
     def step(self, ready: Mapping[int, int], now_s: float) -> MoveAction | None:
         """Return what to do next, given the ready workers' incarnations by index; None: wait for news, or time."""
         self._meet(ready)
-        if len(ready) < len(self._placement.workers):
-            self._give_up()
-            return None
         if any(self._is_overdue(holder, now_s) for holder in self._holders.values()):
             self._give_up()
+        if len(ready) == len(self._placement.workers):
+            self._return()
+        elif not self._rescue(now_s):
+            return None
         return self._load(now_s) or self._publish() or self._drop(now_s) or self._plan(now_s)
 
     def _meet(self, ready: Mapping[int, int]) -> None:
@@ -199,6 +218,27 @@ class LivePlacement:
                 self._give_up()
         for index, incarnation in ready.items():
             self._holders.setdefault(index, _Holder(incarnation))
+
+    def _return(self) -> None:
+        """Aim at what was before a rescue: all are here."""
+        if self._next_settled is not None:
+            self._give_up()
+        if self._next is None and self._settled is not None:
+            self._set_next(self._settled)
+
+    def _rescue(self, now_s: float) -> bool:
+        """Aim at a copy of every expert on those that are left; say whether there is anything to do for it."""
+        if self._next is not None and self._next_settled is None:
+            self._give_up()  # it counts on somebody who is away
+        if self._next is None:
+            settled = self._settled or self._placement
+            able = [index for index, holder in self._holders.items() if now_s >= holder.retry_at_s]
+            most = self._policy.max_rescued_experts
+            placement = rescued(self._placement, settled, self._holders, able, most)
+            if placement is not None:
+                self._set_next(placement)
+                self._next_settled = settled
+        return self._next is not None
 
     def _load(self, now_s: float) -> LoadExperts | None:
         epoch = self._placement.epoch + (self._next is not None)
@@ -212,7 +252,7 @@ class LivePlacement:
 
     def _publish(self) -> PublishPlacement | None:
         is_loaded = all(holder.held is not None for holder in self._holders.values()) and self._is_idle
-        return PublishPlacement(self._next) if self._next is not None and is_loaded else None
+        return PublishPlacement(self._next, self._next_settled) if self._next is not None and is_loaded else None
 
     def _drop(self, now_s: float) -> DropExperts | None:
         if self._next is not None or not self._is_out_of_use(now_s):
@@ -287,11 +327,11 @@ class LivePlacement:
 
     def _set_next(self, placement: Placement) -> None:
         assert placement.workers == self._placement.workers, f"{placement.workers} for {self._placement.workers}"
-        self._next = placement
+        self._next, self._next_settled = placement, None
         self._next_shares = shares_by_worker(placement)
 
     def _give_up(self) -> None:
-        self._next = None
+        self._next = self._next_settled = None
         self._next_shares = []
 
 

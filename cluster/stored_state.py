@@ -22,6 +22,8 @@ class StoredState:
     is_wanted: bool = True
     placement: str | None = None
     """Where the experts are since the first of them was moved, as JSON: what a worker made anew is to load."""
+    settled: str | None = None
+    """The placement to return to once nobody need stand in for a worker any more; None while nobody does."""
 
     def to_json(self) -> str:
         """Return the document that is stored."""
@@ -38,6 +40,11 @@ class StoredState:
     def moved_placement(self) -> Placement | None:
         """Return where the experts are since the first of them was moved; None before."""
         return None if self.placement is None else Placement.from_json(self.placement)
+
+    @property
+    def settled_placement(self) -> Placement | None:
+        """Return the placement to return to; None while no worker stands in for another."""
+        return None if self.settled is None else Placement.from_json(self.settled)
 
     def wants_worker(self, index: int, incarnation: int) -> bool:
         """Return whether an incarnation of a worker is the one that should live."""

@@ -126,7 +126,7 @@ class Supervision:
         self._stepped_at_s = clock.now_s()
         self._policy = policy
         moved = stored.moved_placement
-        self._live = None if moved is None else LivePlacement(moved, policy, clock.now_s())
+        self._live = None if moved is None else LivePlacement(moved, policy, clock.now_s(), stored.settled_placement)
 
     @property
     def stored(self) -> StoredState:
@@ -220,6 +220,11 @@ class Supervision:
         measured, age_s = live.measured_imbalance, live.round_age_s(now_s)
         return BalanceStatus(live.imbalance, measured, age_s, live.num_loads, live.is_stalled(now_s))
 
+    @property
+    def num_rescued(self) -> int:
+        """Return how many experts workers hold in place of workers that are, or were, away."""
+        return 0 if self._live is None else self._live.num_rescued
+
     def step(self) -> Action | MoveAction:
         """Carry out the next action and return it.
 
@@ -307,8 +312,8 @@ class Supervision:
                 self._machinery.move(action)
             case PlanMoves():
                 self._machinery.plan(action)
-            case PublishPlacement(placement):
-                self._publish_placement(placement)
+            case PublishPlacement(placement, settled):
+                self._publish_placement(placement, settled)
             case StopOlder(name):
                 self._older.remove(name)
                 self._machinery.stop_older(name)
@@ -335,12 +340,14 @@ class Supervision:
         assert len(ready) == len(members), f"a ready worker has no address: {members}, {ready}"
         self._tell(ready)
 
-    def _publish_placement(self, placement: Placement) -> None:
+    def _publish_placement(self, placement: Placement, settled: Placement | None) -> None:
         """Publish where experts have moved, to the same members; it outlives this process, as the epoch does."""
         live, membership, epoch = self._live, self._membership, self._stored.epoch + 1
         assert live is not None, "nothing could have moved"
         assert membership is not None, "nobody has what was moved"
-        self._keep(replace(self._stored, epoch=epoch, placement=replace(placement, epoch=epoch).to_json()))
+        before = None if settled is None else settled.to_json()
+        text = replace(placement, epoch=epoch).to_json()
+        self._keep(replace(self._stored, epoch=epoch, placement=text, settled=before))
         live.published(epoch, self._clock.now_s())
         self._tell(membership.members)
 

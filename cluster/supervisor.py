@@ -132,6 +132,7 @@ class Supervisor:
             is_wanted=self._supervision.stored.is_wanted,
             age_s=self._clock.now_s() - self._started_s,
             balance=self._supervision.balance(),
+            num_rescued=self._supervision.num_rescued,
         )
 
     async def secret(self) -> str:

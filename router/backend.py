@@ -76,6 +76,8 @@ class BackendStats:
     num_engines: int = 0
     balance: BalanceStatus | None = None
     """How evenly expert workers share the traffic; None where nothing is balanced, or not yet."""
+    num_rescued: int = 0
+    """Experts that workers hold in place of workers that are away."""
 
 
 class Backend(Protocol):

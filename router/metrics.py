@@ -57,6 +57,7 @@ class Metrics:
         self._imbalance = self._gauge("expert_imbalance_ratio", _IMBALANCE, ["source"])
         self._balance_age = self._gauge("expert_balance_age_seconds", "Since the last round of balancing ended")
         self._loads = self._gauge("expert_loads", "Experts loaded to be moved since the supervisor began")
+        self._rescued = self._gauge("experts_rescued", "Experts that workers hold in place of workers that are away")
 
     def take_place(self) -> None:
         """Count a request that holds a place from now on."""
@@ -85,6 +86,10 @@ class Metrics:
             self._imbalance.labels("measured").set(balance.measured_imbalance)
         self._balance_age.set(balance.round_age_s)
         self._loads.set(balance.num_loads)
+
+    def set_rescued(self, num_rescued: int) -> None:
+        """Take how many experts workers hold in place of others."""
+        self._rescued.set(num_rescued)
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -160,6 +160,7 @@ class InferenceService:
         stats = await self._backend.stats()
         self.metrics.set_engine(stats.num_running, stats.num_waiting, stats.num_used_blocks, stats.num_free_blocks)
         self.metrics.set_drafts(stats.num_drafted, stats.num_accepted)
+        self.metrics.set_rescued(stats.num_rescued)
         if stats.balance is not None:
             self.metrics.set_balance(stats.balance)
         return self.metrics.render()

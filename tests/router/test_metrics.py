@@ -69,6 +69,12 @@ def test_imbalance_is_told_only_where_experts_are_balanced() -> None:
     assert value(told, "expert_loads") == 3.0
 
 
+def test_rescued_experts_are_told() -> None:
+    service = hand_service(HandBackend())
+    service.metrics.set_rescued(5)
+    assert value(exposition(service), "experts_rescued") == 5.0
+
+
 def test_each_request_is_counted_once_by_how_it_ended() -> None:
     """Refused by the gate, by the routing, by the body's check, by the service, by the engine, and answered."""
     backend = HandBackend(answer("A"))

@@ -76,6 +76,12 @@ def test_the_balance_is_told_once_there_is_one_and_a_stop_of_it_too() -> None:
     assert placement_text(stalled).endswith("17 experts moved, no round of balancing ended for 400 s")
 
 
+def test_experts_on_workers_that_stand_in_are_told() -> None:
+    standing_in = replace(status(ATTENTION_READY, WORKER_READY, epoch=3), num_rescued=5)
+    assert placement_text(standing_in).endswith("epoch 3, 5 experts on workers that stand in")
+    assert stats_of(standing_in).num_rescued == 5
+
+
 def test_stats_are_sums_over_attention_replicas() -> None:
     other = ComponentReport("attention-b", "attention", READY, is_ready=True, stats={"num_running": 3, "num_tokens": 1})
     stats = stats_of(status(ATTENTION_READY, other, WORKER_READY))

@@ -27,7 +27,7 @@ RESTART_S = 3.0
 ASK_S = 0.05
 MOVE_S = 0.3
 """Longest time until a worker has loaded or dropped what it was asked to, or a plan is made."""
-POLICY = MovePolicy(1.0, BalanceLimits())
+POLICY = MovePolicy(1.0, BalanceLimits(), max_rescued_experts=1000)
 
 
 @dataclass
