@@ -21,6 +21,7 @@ from openai_harmony import (
 from openai_harmony import ReasoningEffort as HarmonyEffort
 
 from model.tiny.setting import COPY_END, COPY_START, Effort, Exchange, ResponseFormat, Setting
+from model.tiny.vocabulary import encode_plain
 
 _COPY = re.compile(f"{COPY_START}(.*?){COPY_END}", re.DOTALL)
 _EFFORTS: dict[Effort, HarmonyEffort] = {
@@ -59,16 +60,16 @@ class Prompts:
         return ids
 
     def _copy_ids(self, value: str) -> list[int]:
-        bare = self.encoding.encode(value)
+        bare = encode_plain(self.encoding, value)
         return [*self._spaced(bare[0]), *bare[1:]] if bare else []
 
     def _spaced_piece(self, token: int) -> tuple[int, ...]:
         """Return the one token that is a space and `token`, or a space and `token`."""
         try:
-            spaced = self.encoding.encode(" " + self.encoding.decode_utf8([token]))
+            spaced = encode_plain(self.encoding, " " + self.encoding.decode_utf8([token]))
         except ValueError:
             spaced = []
-        return tuple(spaced) if len(spaced) == 1 else (*self.encoding.encode(" "), token)
+        return tuple(spaced) if len(spaced) == 1 else (*encode_plain(self.encoding, " "), token)
 
 
 def format_text(response_format: ResponseFormat) -> str:

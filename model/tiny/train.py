@@ -38,7 +38,7 @@ QUANTIZED_FROM = 9_000
 """The step of the first stage from which on experts compute with MXFP4 weights."""
 NUM_SAMPLED_ROWS = 1000
 """Copied rows, beside those that a batch needs, that its loss is computed against."""
-RARE = {"fact": 3, "no function": 3}
+RARE = {"fact": 3}
 
 
 @dataclass(frozen=True, slots=True)
