@@ -91,6 +91,7 @@ class ClusterStatus:
     epoch: int | None
     """Of the published placement; None before the first."""
     num_workers: int
+    """Those that are wanted."""
     copies: int
     components: tuple[ComponentReport, ...]
     is_wanted: bool = True
@@ -100,6 +101,8 @@ class ClusterStatus:
     """None where nothing is balanced, or not yet."""
     num_rescued: int = 0
     """Experts that workers hold in place of workers that are away."""
+    num_placed: int | None = None
+    """Workers that the experts are on now, while others are on their way in or out; None while none is."""
 
     @property
     def is_ready(self) -> bool:

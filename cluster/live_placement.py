@@ -7,17 +7,21 @@ load fails, the supervisor starts anew) leaves a state from which the same steps
 what was loaded for it is dropped, and the published placement was at no moment without its experts.
 
 While workers are away nothing is balanced. Experts whose last holder has gone are loaded by those that are left, in the
-same steps; once all are there again, so is the placement from before.
+same steps; once all are there again, so is the placement from before. Workers join and leave in the same steps too:
+those that come get a share once they are there, those that go are kept until nobody asks them any more.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from cluster.cluster_spec import worker_id
 from cluster.config import ExpertsSection
+from cluster.experts.first_placement import Share
 from cluster.experts.placement import ExpertKey, Placement, WorkerId
 from cluster.experts.rebalance import BalanceLimits, BalancePlan
 from cluster.experts.rescue import num_rescued, rescued
+from cluster.experts.resize import resized
 from cluster.experts.traffic import FloatArray, TrafficReport, total_pairs, traffic_shares
 
 LEASE_S = 20.0
@@ -122,6 +126,8 @@ class LivePlacement:
         self._next_shares: list[Keys] = []
         self._next_settled: Placement | None = None
         self._settled = settled
+        self._share: Share | None = None
+        self._num_kept = len(placement.workers)
         self._planned_at_s: float | None = None
         self._round_at_s = now_s
         self.num_loads = 0
@@ -145,7 +151,12 @@ class LivePlacement:
     @property
     def is_moving(self) -> bool:
         """Say whether another placement is on its way, or the last one leaves something to drop."""
-        return self._next is not None or any(self._superfluous(index) for index in self._holders)
+        return self._next is not None or any(self._superfluous(index) for index, _ in self._counted(self._placement))
+
+    @property
+    def num_kept(self) -> int:
+        """Return how many workers, by index, may still be asked for experts: those beyond may go."""
+        return self._num_kept
 
     @property
     def num_rescued(self) -> int:
@@ -167,6 +178,11 @@ class LivePlacement:
     def propose(self, placement: Placement) -> None:
         """Move to `placement`, whose epoch is given when it is published; what was on its way is given up."""
         self._set_next(placement)
+
+    def resize(self, share: Share) -> None:
+        """Aim at an even placement on so many workers, as soon as all of those are there."""
+        self._share = share
+        self._give_up()
 
     def planned(self, plan: BalancePlan, now_s: float) -> None:
         """Take the outcome of PlanMoves; it no longer counts if another placement has come meanwhile."""
@@ -204,7 +220,11 @@ class LivePlacement:
         self._meet(ready)
         if any(self._is_overdue(holder, now_s) for holder in self._holders.values()):
             self._give_up()
-        if len(ready) == len(self._placement.workers):
+        if self._is_out_of_use(now_s):
+            self._num_kept = len(self._placement.workers)
+        if self._is_to_resize:
+            self._resize()
+        elif all(index in ready for index in range(len(self._placement.workers))):
             self._return()
         elif not self._rescue(now_s):
             return None
@@ -219,6 +239,20 @@ class LivePlacement:
         for index, incarnation in ready.items():
             self._holders.setdefault(index, _Holder(incarnation))
 
+    @property
+    def _is_to_resize(self) -> bool:
+        """Say whether the placement is on other workers than wanted, and all that are wanted are here."""
+        share = self._share
+        if share is None or share.num_workers == len(self._placement.workers):
+            return False
+        return all(index in self._holders for index in range(share.num_workers))
+
+    def _resize(self) -> None:
+        assert self._share is not None, "no other size is wanted"
+        share, workers = self._share, [worker_id(index) for index in range(self._share.num_workers)]
+        if self._next is None or len(self._next.workers) != len(workers):
+            self._set_next(resized(self._placement, workers, share.copies, share.num_spare_slots))
+
     def _return(self) -> None:
         """Aim at what was before a rescue: all are here."""
         if self._next_settled is not None:
@@ -232,7 +266,7 @@ class LivePlacement:
             self._give_up()  # it counts on somebody who is away
         if self._next is None:
             settled = self._settled or self._placement
-            able = [index for index, holder in self._holders.items() if now_s >= holder.retry_at_s]
+            able = [index for index, holder in self._counted(self._placement) if now_s >= holder.retry_at_s]
             most = self._policy.max_rescued_experts
             placement = rescued(self._placement, settled, self._holders, able, most)
             if placement is not None:
@@ -242,7 +276,7 @@ class LivePlacement:
 
     def _load(self, now_s: float) -> LoadExperts | None:
         epoch = self._placement.epoch + (self._next is not None)
-        for index, holder in sorted(self._holders.items()):
+        for index, holder in self._counted(self._next or self._placement):
             if holder.asked_at_s is None and now_s >= holder.retry_at_s:
                 missing = self._wanted(index) - (holder.held or frozenset())
                 if missing or holder.held is None:
@@ -251,13 +285,16 @@ class LivePlacement:
         return None
 
     def _publish(self) -> PublishPlacement | None:
-        is_loaded = all(holder.held is not None for holder in self._holders.values()) and self._is_idle
-        return PublishPlacement(self._next, self._next_settled) if self._next is not None and is_loaded else None
+        if self._next is None:
+            return None
+        counted = [holder for _, holder in self._counted(self._next)]
+        is_loaded = all(holder.held is not None and holder.asked_at_s is None for holder in counted)
+        return PublishPlacement(self._next, self._next_settled) if is_loaded else None
 
     def _drop(self, now_s: float) -> DropExperts | None:
         if self._next is not None or not self._is_out_of_use(now_s):
             return None
-        for index, holder in sorted(self._holders.items()):
+        for index, holder in self._counted(self._placement):
             superfluous = self._superfluous(index)
             if superfluous and holder.asked_at_s is None:
                 holder.asked_at_s = now_s
@@ -268,7 +305,7 @@ class LivePlacement:
         is_due = self._policy.is_on and now_s - self._round_at_s >= self._policy.interval_s
         if not is_due or self._planned_at_s is not None or not self._is_idle or self.is_moving:
             return None
-        if any(holder.held is None for holder in self._holders.values()):
+        if any(holder.held is None for _, holder in self._counted(self._placement)):
             return None
         pairs = total_pairs((report for _, report in self._live_reports(now_s)), self.shape)
         if pairs.sum(axis=1).min() < MIN_PAIRS:
@@ -287,6 +324,10 @@ class LivePlacement:
         if before is not None:
             sent = [max(0, pairs[worker] - before[worker]) for worker in self._placement.workers]
             self.measured_imbalance = max(sent) * len(sent) / sum(sent) if any(sent) else None
+
+    def _counted(self, placement: Placement) -> list[tuple[int, _Holder]]:
+        """Return those of the workers of a placement that are there, by index: none that only joins, or leaves."""
+        return [(index, holder) for index, holder in sorted(self._holders.items()) if index < len(placement.workers)]
 
     @property
     def _is_idle(self) -> bool:
@@ -313,8 +354,7 @@ class LivePlacement:
     def _superfluous(self, index: int) -> Keys:
         """Return what a worker holds that no placement, published or on its way, has on it."""
         held = self._holders[index].held or frozenset()
-        kept = self._shares[index] | (self._next_shares[index] if self._next is not None else frozenset())
-        return held - kept
+        return held.difference(*(shares[index] for shares in (self._shares, self._next_shares) if index < len(shares)))
 
     def _holder_of(self, order: Order) -> _Holder | None:
         holder = self._holders.get(order.index)
@@ -322,11 +362,11 @@ class LivePlacement:
 
     def _use(self, placement: Placement, now_s: float) -> None:
         self._placement = placement
+        self._num_kept = max(self._num_kept, len(placement.workers))
         self._shares = shares_by_worker(placement)
         self._used_since_s = now_s
 
     def _set_next(self, placement: Placement) -> None:
-        assert placement.workers == self._placement.workers, f"{placement.workers} for {self._placement.workers}"
         self._next, self._next_settled = placement, None
         self._next_shares = shares_by_worker(placement)
 

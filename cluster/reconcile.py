@@ -40,6 +40,9 @@ class Desired:
     is_wanted: bool
     """False once the owner has gone, the application was deleted, or a newer revision has taken over."""
     num_workers: int
+    """Those with a lower index are made, and made anew when they are lost."""
+    num_kept: int = 0
+    """Those with a lower index are not removed yet: somebody may still ask them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,7 @@ def _remove_worker(desired: Desired, observed: Observed) -> Action | None:
     newest = {view.index: view.incarnation for view in sorted(observed.workers, key=lambda view: view.incarnation)}
     for view in observed.workers:
         is_due = view.state is WorkerState.LOST and view.may_retry
-        if is_due or view.index >= desired.num_workers or view.incarnation != newest[view.index]:
+        if is_due or view.index >= max(desired.num_workers, desired.num_kept) or view.incarnation != newest[view.index]:
             return RemoveWorker(view.index, view.incarnation)
     return None
 

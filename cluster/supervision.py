@@ -6,10 +6,10 @@ action of `reconcile` on a `Machinery`. What must survive the supervisor's own d
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from cluster.clock import Clock
 from cluster.cluster_status import BalanceStatus, Member, Membership
+from cluster.errors import PlacementError
 from cluster.experts.first_placement import Share, first_placement
 from cluster.experts.placement import ExpertKey, Placement
 from cluster.experts.rebalance import BalanceLimits, BalancePlan
@@ -24,6 +24,7 @@ from cluster.live_placement import (
     PlanMoves,
     PublishPlacement,
 )
+from cluster.machinery import Machinery
 from cluster.reconcile import (
     Action,
     CreateWorker,
@@ -51,42 +52,6 @@ LEAVE_TIMEOUT_S = 20.0
 """How long an application that was told to go keeps its workers."""
 
 logger = logging.getLogger(__name__)
-
-
-class Machinery(Protocol):
-    """What carries the supervisor's actions out; Ray, or a fake."""
-
-    def store(self, state: StoredState) -> None:
-        """Write the state where it outlives this process."""
-        ...
-
-    def create_worker(self, index: int, incarnation: int) -> None:
-        """Begin to make a worker; its events follow."""
-        ...
-
-    def remove_worker(self, index: int, incarnation: int) -> None:
-        """End a worker, dead or alive."""
-        ...
-
-    def move(self, order: Order) -> None:
-        """Begin to have a worker load or drop experts; `Supervision.moved` or `move_failed` follows."""
-        ...
-
-    def plan(self, action: PlanMoves) -> None:
-        """Begin to work out the next placement; `Supervision.planned` follows."""
-        ...
-
-    def stop_older(self, name: str) -> None:
-        """End an actor of another revision."""
-        ...
-
-    def take_down_application(self) -> None:
-        """Delete the application in front."""
-        ...
-
-    def exit(self) -> None:
-        """Forget the stored state and end this process."""
-        ...
 
 
 @dataclass(slots=True)
@@ -125,8 +90,9 @@ class Supervision:
         self._leaving_since_s: float | None = None
         self._stepped_at_s = clock.now_s()
         self._policy = policy
-        moved = stored.moved_placement
-        self._live = None if moved is None else LivePlacement(moved, policy, clock.now_s(), stored.settled_placement)
+        self._live: LivePlacement | None = None
+        if stored.moved_placement is not None:
+            self._place(stored.moved_placement, stored.settled_placement)
 
     @property
     def stored(self) -> StoredState:
@@ -190,11 +156,39 @@ class Supervision:
         if self._stored.is_wanted:
             self._keep(replace(self._stored, is_wanted=False))
 
+    def scale(self, num_workers: int) -> None:
+        """Want so many workers from now on; raises PlacementError if they are too few for the copies."""
+        if num_workers < self._share.copies:
+            raise PlacementError(
+                f"{num_workers} workers cannot hold {self._share.copies} copies of each expert (experts.copies)"
+            )
+        if num_workers != self.num_workers:
+            self._keep(replace(self._stored, num_workers=num_workers))
+            if self._live is not None:
+                self._live.resize(self._wanted_share())
+
+    @property
+    def num_workers(self) -> int:
+        """Return how many workers are wanted."""
+        return self._share.num_workers if self._stored.num_workers is None else self._stored.num_workers
+
+    @property
+    def num_kept(self) -> int:
+        """Return how many workers there may be, by index: those that are wanted, and those that may still be asked."""
+        num_placed = self._share.num_workers if self._live is None else self._live.num_kept
+        return max(self.num_workers, num_placed)
+
+    @property
+    def num_placed(self) -> int | None:
+        """Return how many workers the experts are on, while that is not how many are wanted."""
+        num_placed = self._share.num_workers if self._live is None else len(self._live.placement.workers)
+        return None if num_placed == self.num_workers else num_placed
+
     def note_traffic(self, name: str, report: TrafficReport) -> None:
         """Learn what an attention replica has computed, and by which epoch."""
         if self._live is None or self._live.shape != report.pairs.shape:
-            first = first_placement(self._share, *report.pairs.shape)
-            self._live = LivePlacement(first, self._policy, self._clock.now_s())
+            self._place(first_placement(self._share, *report.pairs.shape), None)
+        assert self._live is not None, "the experts were just placed"
         self._live.note_traffic(name, report, self._clock.now_s())
 
     def planned(self, plan: BalancePlan) -> None:
@@ -232,7 +226,7 @@ class Supervision:
         """
         self._forgive_standstill()
         self._abandon_if_alone()
-        desired = Desired(self._stored.is_wanted, self._share.num_workers)
+        desired = Desired(self._stored.is_wanted, self.num_workers, self.num_kept)
         action = reconcile(desired, self._observe())
         if isinstance(action, Rest) and desired.is_wanted:
             action = self._next_move() or action
@@ -240,6 +234,14 @@ class Supervision:
             logger.info("supervisor: %s", action)
         self._carry_out(action)
         return action
+
+    def _place(self, placement: Placement, settled: Placement | None) -> None:
+        """Go by a placement, towards as many workers as are wanted."""
+        self._live = LivePlacement(placement, self._policy, self._clock.now_s(), settled)
+        self._live.resize(self._wanted_share())
+
+    def _wanted_share(self) -> Share:
+        return replace(self._share, num_workers=self.num_workers)
 
     def _next_move(self) -> MoveAction | None:
         if self._live is None or self._membership is None:

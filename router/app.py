@@ -14,6 +14,7 @@ from starlette.routing import Match, Route
 
 from router.api.chat import chat_routes
 from router.api.chat_types import ChatBody
+from router.api.cluster import Scale, WorkersBody, cluster_routes
 from router.api.completion_types import CompletionBody
 from router.api.completions import completion_routes
 from router.api.error_bodies import error_body
@@ -47,15 +48,21 @@ _BODIES = (
     OllamaShowBody,
     TokenizeBody,
     DetokenizeBody,
+    WorkersBody,
 )
 
 
 def create_app(
-    service: InferenceService, config: Config, keys: KeyRing | None = None, names_responses: bool = True
+    service: InferenceService,
+    config: Config,
+    keys: KeyRing | None = None,
+    names_responses: bool = True,
+    scale: Scale | None = None,
 ) -> FastAPI:
     """Return the application; `keys` are the config's unless given.
 
-    A proxy that gives responses their request id itself is told of by `names_responses` false.
+    A proxy that gives responses their request id itself is told of by `names_responses` false; `scale` changes the
+    number of workers, where there are any.
 
     Whoever listens calls `router.auth.require_keys_off_loopback` first. CORS is closed.
     """
@@ -79,6 +86,7 @@ def create_app(
         ollama_model_routes(service),
         model_routes(service),
         tokenize_routes(service),
+        cluster_routes(scale, config.edge.auth.operators),
         health_routes(service),
     )
     app.state.routes = (*app.routes, *(route for routes in families for route in routes.routes))

@@ -12,6 +12,7 @@ from router.cli_convert import convert
 from router.cli_errors import EXIT_CODES, CommandGroup
 from router.cli_models import FETCH_EXAMPLES, fetch, inspect, models
 from router.cli_options import AsJson
+from router.cli_scale import scale
 from router.cli_serve import SERVE_EXAMPLES, serve
 from router.cli_status import status
 
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command(short_help="Serve a model until Ctrl-C.", epilog=SERVE_EXAMPLES)(serve)
 app.command(short_help="Talk to a running server.")(chat)
 app.command(short_help="Show whether a server is ready, and what it does.")(status)
+app.command(short_help="Add or remove expert workers of a running server.")(scale)
 app.command(short_help="Show what a checkpoint holds, and whether it is whole.")(inspect)
 app.command(short_help="Download a model into the cache.", epilog=FETCH_EXAMPLES)(fetch)
 app.command(short_help="Write a checkpoint anew, as GGUF or as safetensors.")(convert)

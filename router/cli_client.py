@@ -82,6 +82,11 @@ class ServerClient:
             raise ServerRefused(f"{self.url} serves no model")
         return str(models[0]["id"])
 
+    def scale(self, num_workers: int) -> None:
+        """Ask for so many expert workers; returns before they are there, or gone."""
+        with self._reaching():
+            self._checked(self._http.put("/cluster/workers", json={"num_workers": num_workers}))
+
     def chat(self, model: str, messages: Sequence[Message], options: dict[str, Any]) -> Iterator[ChatDelta]:
         """Yield the pieces of an answer; `options` are further fields of the request."""
         body = {"model": model, "messages": list(messages), "stream": True, **options}

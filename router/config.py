@@ -52,6 +52,11 @@ class AuthSection(Section):
 
     api_keys: list[str] = Field(default_factory=list[str], description="Accepted keys; the environment adds to them")
     api_keys_file: str | None = Field(default=None, description="A file with one key a line")
+    operators: list[str] = Field(
+        default_factory=list[str],
+        description="Keys that may change the number of workers, by the first 8 hex digits of a key's SHA-256; where "
+        "no key is asked for, everybody on this machine may",
+    )
     key_weights: dict[str, Annotated[float, Field(gt=0, le=1000)]] = Field(
         default_factory=dict,
         description="Shares of keys under load, by the first 8 hex digits of a key's SHA-256; 1 where nothing is said",

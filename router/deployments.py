@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import HTTPOptions, ProxyLocation, RequestRouterConfig
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
@@ -34,7 +34,7 @@ from router.auth import KEYS_VARIABLE, KeyRing, is_loopback, load_keys, require_
 from router.autoscaling import actor_options, max_ongoing_sequences, scaling_options
 from router.config import Config, parse_config
 from router.edge_targets import watch_own_presence
-from router.errors import PlatformRefused
+from router.errors import PlatformRefused, Unavailable
 from router.inbox import Inbox
 from router.journal import ResumeLimits
 from router.ray_backend import InboxSink, RayBackend
@@ -177,7 +177,16 @@ class Edge:
         service = InferenceService(backend, Tokenizer(), self._config)
         self._grpc = await start_grpc_server(service, self._config, self._keys, shares_port=True)
         self._presence = watch_own_presence(self._grpc.health.routed)
-        return create_app(service, self._config, self._keys, names_responses=False)
+        return create_app(service, self._config, self._keys, names_responses=False, scale=self._scale)
+
+    async def _scale(self, num_workers: int) -> None:
+        try:
+            supervisor = await asyncio.to_thread(find_supervisor, self._spec)
+            await supervisor.scale.remote(num_workers)
+        except RayTaskError as error:
+            raise error.cause from error
+        except (RayError, ValueError) as error:
+            raise Unavailable("The supervisor is away for a moment. Try again.") from error
 
     async def _backend(self) -> RayBackend:
         secret: str = await find_supervisor(self._spec).secret.remote()

@@ -6,6 +6,7 @@ _BY_PATH = {
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
     "/tokenizer_info": "tokenize",
+    "/cluster/workers": "cluster",
 }
 _BY_PREFIX = {"/v1/responses": "responses", "/v1/models": "models", "/v1/messages": "messages", "/api": "ollama"}
 _BY_METHOD = {

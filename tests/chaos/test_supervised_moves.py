@@ -1,4 +1,4 @@
-"""A served application on Ray whose experts follow the traffic: moved under load, and kept by those made anew.
+"""A served application on Ray whose experts follow the traffic and the number of workers, all of it under load.
 
 There is no fallback, and one copy of all experts but the spare ones: asked for an expert that nobody holds, a request
 would wait until the test's time is over.
@@ -8,7 +8,9 @@ import os
 import re
 import signal
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -60,3 +62,34 @@ def test_moved_experts_outlive_a_worker_and_the_supervisor(server: Served, root:
     eventually(lambda: pids_titled(run_of(root), "ray::Supervisor") not in ([], [supervisor]))
     eventually(lambda: placement(server).startswith("3 of 3 workers"))
     assert ask_all(server) == expected
+
+
+def scale(server: Served, num_workers: int) -> None:
+    answer = httpx.put(f"{server.url}/cluster/workers", json={"num_workers": num_workers}, trust_env=False, timeout=30)
+    assert answer.status_code == httpx.codes.OK, answer.text
+
+
+def ask_all_while_scaling(server: Served, root: Path, num_workers: int) -> dict[str, Any]:
+    """Return the answers to load that goes on until so many workers hold all experts, and there are no others."""
+    answers: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask_all, server)
+        scale(server, num_workers)
+        whole = re.compile(rf"{num_workers} of {num_workers} workers(?!.*still on)")
+        eventually(lambda: whole.match(placement(server)) is not None)
+        eventually(lambda: len(pids_titled(run_of(root), "ray::ExpertWorker")) == num_workers)
+        answers += [asked.result(), ask_all(server)]
+    assert answers[0] == answers[1]
+    return answers[0]
+
+
+def test_workers_join_and_leave_under_load(server: Served, root: Path) -> None:
+    expected = ask_all(server)
+    assert ask_all_while_scaling(server, root, 5) == expected
+    assert ask_all_while_scaling(server, root, 2) == expected
+
+
+def test_more_copies_than_workers_are_refused_by_the_running_cluster(server: Served) -> None:
+    answer = httpx.put(f"{server.url}/cluster/workers", json={"num_workers": 0}, trust_env=False, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "num_workers")
+    assert "1 copies" in answer.json()["error"]["message"]

@@ -82,7 +82,8 @@ class Rig:
 
     def check_held(self, placement: Placement) -> None:
         for (index, _), held in self.held.items():
-            assert shares_by_worker(placement)[index] <= held, f"worker {index} lacks what is published"
+            share = placement.experts_on(f"worker-{index}")
+            assert share <= held, f"worker {index} lacks what is published"
 
     def check_clean(self) -> None:
         """Nothing more and nothing less than the published placement is held."""

@@ -1,12 +1,14 @@
 """The supervisor without Ray: what it stores, makes, publishes and gives up, with a hand-made machinery and clock."""
 
 import random
+import re
 from dataclasses import dataclass, field, replace
 
 import pytest
 
 from cluster.clock import ManualClock
 from cluster.cluster_status import Member
+from cluster.errors import PlacementError
 from cluster.experts.first_placement import Share
 from cluster.live_placement import Order, PlanMoves
 from cluster.reconcile import Rest
@@ -355,3 +357,41 @@ def test_what_the_workers_compute_outlives_the_supervisor_while_they_live() -> N
     assert again.machinery.workers == {(1, 2)}
     assert again.supervision.worker_ready(replace(member(1, 2), fingerprint="f2")) is not None
     assert again.supervision.worker_ready(member(0, 1)) is None
+
+
+def test_more_workers_are_made_when_they_are_asked_for_and_by_the_next_life_too() -> None:
+    rig = Rig()
+    rig.all_ready()
+    rig.supervision.scale(4)
+    rig.all_ready()
+    assert rig.members() == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    assert rig.machinery.stored is not None
+    assert rig.machinery.stored.num_workers == 4
+    assert Rig(stored=rig.machinery.stored).supervision.num_workers == 4
+
+
+def test_fewer_workers_than_copies_are_refused() -> None:
+    rig = Rig()
+    with pytest.raises(
+        PlacementError, match=re.escape("1 workers cannot hold 2 copies of each expert (experts.copies)")
+    ):
+        rig.supervision.scale(1)
+    assert rig.supervision.num_workers == 2
+
+
+def test_no_worker_goes_before_it_is_known_what_the_others_hold() -> None:
+    rig = Rig(num_workers=3)
+    rig.all_ready()
+    rig.supervision.scale(2)
+    rig.settle()
+    assert rig.members() == [(0, 1), (1, 1), (2, 1)]
+
+
+def test_a_worker_on_its_way_out_that_dies_is_not_made_anew() -> None:
+    rig = Rig(num_workers=3)
+    rig.all_ready()
+    rig.supervision.scale(2)
+    rig.supervision.worker_lost(2, 1)
+    rig.settle()
+    assert rig.members() == [(0, 1), (1, 1)]
+    assert rig.machinery.workers == {(0, 1), (1, 1)}

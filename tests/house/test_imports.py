@@ -15,6 +15,7 @@ RIM: dict[str, tuple[str, ...]] = {
     "ray": (
         "cluster/attention_actor.py",
         "cluster/expert_worker.py",
+        "cluster/ray_machinery.py",
         "cluster/supervisor.py",
         "cluster/ray_runtime.py",
         "router/attention_router.py",

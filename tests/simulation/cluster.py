@@ -23,6 +23,7 @@ from tests.simulation.workers import WorkerProcess
 from tests.simulation.world import World
 
 MAX_CONTEXT = 48
+MAX_WORKERS = 6
 QUIET_S = 300.0
 """Longest time in which everything must be over once nothing strikes any more."""
 
@@ -36,8 +37,8 @@ class SimulatedCluster:
         self.share = Share(num_workers := chance.randint(1, 4), chance.randint(1, num_workers))
         self.limits = random_limits(self.world)
         self.store = Store(StoredState("secret"))
-        self.supervisor = SupervisorProcess(self.world, self.store, self.share)
         self.attention: AttentionProcess | None = None
+        self.supervisor = self._new_supervisor()
         self._restart_at_s = 0.0
         self._moves_experts = seed % 4 == 0
         requests = [random_request(self.world, f"s{number}") for number in range(chance.randint(1, 8))]
@@ -55,6 +56,9 @@ class SimulatedCluster:
                 world.soon(6.0, lambda one=one: self.edge.cancel(one))
         for _ in range(world.chance.randint(0, 6)):
             world.soon(6.0, self._strike)
+        if self._moves_experts and world.chance.random() < 0.5:
+            for _ in range(world.chance.randint(1, 3)):
+                world.soon(8.0, lambda: self.supervisor.scale(world.chance.randint(self.share.copies, MAX_WORKERS)))
         world.run_until(self._is_over, QUIET_S)
         for one in self.edge.received.values():
             self._compare(one)
@@ -62,7 +66,8 @@ class SimulatedCluster:
         self.attention.assert_empty()
 
     def _is_over(self) -> bool:
-        return self.attention is not None and self.attention.is_idle and self.edge.is_done
+        is_served = self.attention is not None and self.attention.is_idle and self.edge.is_done
+        return is_served and self.supervisor.is_settled
 
     def _find(self) -> AttentionProcess | None:
         return self.attention if self.attention is not None and self.attention.is_alive else None
@@ -114,7 +119,15 @@ class SimulatedCluster:
             self.world.soon(RESTART_S, self._restart_supervisor)
 
     def _restart_supervisor(self) -> None:
-        self.supervisor = SupervisorProcess(self.world, self.store, self.share)
+        self.supervisor = self._new_supervisor()
+
+    def _new_supervisor(self) -> SupervisorProcess:
+        return SupervisorProcess(self.world, self.store, self.share, self._is_asked)
+
+    def _is_asked(self, process: WorkerProcess) -> bool:
+        """Say whether the attention replica goes by a placement that names the worker."""
+        attention = self._find()
+        return attention is not None and worker_id(process.seat[0]) in attention.dispatcher.placement.workers
 
     def _check(self) -> None:
         if self.attention is not None:

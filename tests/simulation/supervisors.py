@@ -3,6 +3,7 @@
 It moves experts all the time: in place of the planner, chance swaps two of each layer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cluster.cluster_spec import worker_id
@@ -41,15 +42,17 @@ class Store:
 class SupervisorProcess:
     """One life of the supervisor: the real `Supervision`, with workers of this world for machinery."""
 
-    def __init__(self, world: World, store: Store, share: Share) -> None:
-        self._world, self._store, self._share = world, store, share
+    def __init__(self, world: World, store: Store, share: Share, is_asked: Callable[[WorkerProcess], bool]) -> None:
+        """Begin from the store; `is_asked` says whether the attention replica counts on a worker."""
+        self._world, self._store, self._share, self._is_asked = world, store, share, is_asked
         self._supervision = Supervision(share, store.state, self, world, POLICY)
         self.is_alive = True
-        for index, incarnation in enumerate(store.state.last_incarnations):
-            process = store.workers.get((index, incarnation))
-            if process is not None and process.is_alive:
-                self._supervision.adopt(index, incarnation)
-                self._follow(process)
+        made = [store.workers.get(seat) for seat in enumerate(store.state.last_incarnations)]
+        living = [process for process in made if process is not None and process.is_alive]
+        for process in living:
+            self._supervision.adopt(*process.seat)
+        for process in living:
+            self._follow(process)
         self._tick()
 
     @property
@@ -77,7 +80,9 @@ class SupervisorProcess:
 
     def remove_worker(self, index: int, incarnation: int) -> None:
         """End a worker, dead or alive."""
-        self._store.workers[index, incarnation].die()
+        process = self._store.workers[index, incarnation]
+        assert not (process.is_alive and self._is_asked(process)), f"worker {process.seat} goes while it is asked"
+        process.die()
 
     def move(self, order: Order) -> None:
         """Let a worker load or drop after a while, whether or not this process still hears of it."""
@@ -87,6 +92,22 @@ class SupervisorProcess:
     def plan(self, action: PlanMoves) -> None:
         """Swap two experts of each layer after a while."""
         self._world.soon(MOVE_S, lambda: self._planned(action.placement))
+
+    def scale(self, num_workers: int) -> None:
+        """Want another number of workers, as an operator may."""
+        if self.is_alive:
+            self._world.note(f"{num_workers} workers are wanted")
+            self._supervision.scale(num_workers)
+            self._act()
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether as many workers as are wanted share the experts, and there are no others."""
+        wanted, membership = self._supervision.num_workers, self._supervision.membership
+        if not self.is_alive or membership is None or len(membership.members) != wanted:
+            return False
+        placed = wanted if membership.placement is None else len(membership.placement.workers)
+        return placed == wanted == sum(process.is_alive for process in self._store.workers.values())
 
     def note_traffic(self, report: TrafficReport) -> None:
         """Take what the attention replica tells."""

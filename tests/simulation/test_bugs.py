@@ -182,6 +182,16 @@ def loss_not_resumed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Journal, "on_lost", lambda *_: None)
 
 
+def leaver_let_go_at_once(patch: pytest.MonkeyPatch) -> None:
+    """A worker goes as soon as fewer are wanted."""
+    patch.setattr(LivePlacement, "num_kept", 0)
+
+
+def newcomers_never_counted(patch: pytest.MonkeyPatch) -> None:
+    """Whoever joins gets no share."""
+    patch.setattr(LivePlacement, "resize", lambda *_: None)
+
+
 BUGS: tuple[Patch, ...] = (
     combine_by_arrival,
     partial_sums,
@@ -201,6 +211,8 @@ BUGS: tuple[Patch, ...] = (
     released_taken_for_prompt,
     cancelled_but_resumed,
     loss_not_resumed,
+    leaver_let_go_at_once,
+    newcomers_never_counted,
 )
 
 
