@@ -98,9 +98,8 @@ class AttentionReplica:
         self._stream = TokenStreamServer(identity, secret, limits, self._abort_all)
         self._sequences = HeldSequences(self._side.engine, self._stream)
         self._side.engine.on_step = self._sequences.on_step
-        if self._side.remote is not None:
-            refresher = MembershipRefresher(self._current_membership, self._side.publish)
-            self._side.remote.experts.on_refresh = refresher.ask
+        refresher = MembershipRefresher(self._current_membership, self._side.publish)
+        self._side.elastic.ask_by(refresher.ask)
         self._address = self._stream.start(ray.util.get_node_ip_address())
 
     def _abort_all(self, sequence_ids: list[str]) -> None:
@@ -111,7 +110,7 @@ class AttentionReplica:
         epoch = NO_EPOCH
         while True:
             membership = self._next_membership(report, epoch)
-            if membership is not None and (membership.members or self._spec.experts.num_workers == 0):
+            if membership is not None and (membership.members or membership.is_collapsed):
                 return membership
             epoch = epoch if membership is None else membership.epoch
 
@@ -121,7 +120,8 @@ class AttentionReplica:
             membership = self._next_membership(self._report(), self._membership.epoch, self._side.traffic_report())
             if membership is not None:
                 self._membership = membership
-                self._side.publish(membership)
+            if membership is not None or self._side.elastic.is_behind:
+                self._side.publish(self._membership)
         logger.warning("this revision is not wanted any more: the engine ends")
         self._side.close()
 

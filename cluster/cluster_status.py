@@ -34,6 +34,13 @@ class Membership:
     """Experts of each layer that a worker holds beyond its part of the copies."""
     placement: Placement | None = None
     """Where the experts are since the first of them was moved; None before: all know where they are then."""
+    wants_local: bool = False
+    """Attention is to hold all experts itself, so that there need be no workers any more."""
+
+    @property
+    def is_collapsed(self) -> bool:
+        """Say whether all experts are beside attention."""
+        return self.num_workers == 0 if self.placement is None else self.placement.is_collapsed
 
     @property
     def worker_fingerprint(self) -> str | None:

@@ -110,11 +110,28 @@ class EngineSection(Section):
     logit_digests: bool = Field(default=False, description="Return a digest of each sampled step's logits, for tests")
 
 
+class WorkerScalingSection(Section):
+    """Adding and removing expert workers by how many sequences run and wait."""
+
+    min_workers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Fewest workers; 0: without any sequence, all experts come beside attention (collapse)"
+    )
+    max_workers: PositiveInt = Field(default=8, description="Most workers")
+    target_sequences: Annotated[float, Field(gt=0)] = Field(
+        default=16.0, description="Sequences, of all attention replicas, that one worker should serve"
+    )
+    upscale_delay_s: PositiveSeconds = Field(default=3.0, description="Load must last this long before workers join")
+    downscale_delay_s: PositiveSeconds = Field(default=60.0, description="Calm must last this long before they leave")
+
+
 class ExpertsSection(Section):
     """Where the experts live."""
 
     num_workers: Annotated[int, Field(ge=0)] = Field(
         default=4, description="Expert workers; 0 keeps all experts beside attention (collapsed)"
+    )
+    scaling: WorkerScalingSection | None = Field(
+        default=None, description="Workers that come and go by the load; without it, only by `expertmesh scale`"
     )
     copies: PositiveInt = Field(default=2, description="Copies of each expert, at most one on a worker")
     num_spare_slots: Annotated[int, Field(ge=0)] = Field(
@@ -159,6 +176,16 @@ class ExpertsSection(Section):
         description="Bytes for experts that the attention side computes while no worker can; 0: it waits for a worker",
     )
     connect_timeout_s: PositiveSeconds = Field(default=20.0, description="Longest wait for a worker's handshake")
+
+    @model_validator(mode="after")
+    def _check_scaling(self) -> "ExpertsSection":
+        scaling = self.scaling
+        if scaling is not None and scaling.max_workers < max(self.copies, scaling.min_workers):
+            raise ValueError(
+                f"scaling.max_workers is {scaling.max_workers}; it must be at least copies, which is {self.copies}, "
+                f"and scaling.min_workers, which is {scaling.min_workers}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_timeouts(self) -> "ExpertsSection":

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cluster.attention_side import frame_format_of
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.experts.expert_host import ExpertHost, WorkerIdentity, end_process
 from cluster.experts.first_placement import current_placement, share_of
@@ -11,6 +10,7 @@ from cluster.experts.handshake import Agreement, model_digest
 from cluster.experts.placement import Placement
 from cluster.experts.server import ExpertServer, ServerOptions
 from cluster.model_source import open_model
+from cluster.remote_side import frame_format_of
 from cluster.shard_loading import load_shard
 from model.fingerprint import numerics_fingerprint
 from model.kernels.threads import use_threads

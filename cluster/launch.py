@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.attention_side import AttentionLoader, AttentionSide, RemoteSide, connect_experts, placement_of
+from cluster.attention_side import AttentionLoader, AttentionSide
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import Member, Membership
 from cluster.errors import WorkerLost
@@ -27,8 +27,9 @@ from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.traffic import TrafficReport
 from cluster.launched_moves import LaunchedMoves
-from cluster.live_placement import MovePolicy
 from cluster.model_source import open_model
+from cluster.moves import MovePolicy
+from cluster.remote_side import RemoteSide, connect_experts, placement_of
 from cluster.worker_process import WorkerOrder
 from model.load import LoadProgress
 
@@ -113,7 +114,8 @@ class LaunchedCluster:
 
     def traffic_reports(self) -> dict[str, TrafficReport]:
         """Return what each connection to the workers tells of its traffic."""
-        return {str(number): side.experts.traffic_report() for number, side in enumerate(self._remote_sides())}
+        sides = [*(side.experts for side in self._sides), *self._attention_sides]
+        return {str(number): side.traffic_report() for number, side in enumerate(sides)}
 
     def publish_placement(self, placement: Placement) -> int:
         """Have everybody send by `placement` from now on; return the epoch that it got."""
@@ -183,12 +185,8 @@ class LaunchedCluster:
         self.close()
 
     def _publish(self) -> None:
-        for side in self._remote_sides():
+        for side in (*self._sides, *self._attention_sides):
             side.publish(self.membership)
-
-    def _remote_sides(self) -> list[RemoteSide]:
-        of_attention = [side.remote for side in self._attention_sides if side.remote is not None]
-        return [*self._sides, *of_attention]
 
     def _start(self, seats: list[tuple[int, int]]) -> None:
         """Start a worker for each (index, incarnation), all at once, and wait until all are ready."""

@@ -11,15 +11,8 @@ from cluster.experts.client import ExpertControl
 from cluster.experts.placement import Placement
 from cluster.experts.rebalance import balance_plan
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import (
-    DropExperts,
-    LivePlacement,
-    LoadExperts,
-    MovePolicy,
-    Order,
-    PlanMoves,
-    PublishPlacement,
-)
+from cluster.live_placement import LivePlacement
+from cluster.moves import DropExperts, LoadExperts, MovePolicy, Order, PlanMoves, PublishPlacement
 
 _POLL_S = 0.002
 

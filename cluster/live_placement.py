@@ -8,21 +8,22 @@ what was loaded for it is dropped, and the published placement was at no moment 
 
 While workers are away nothing is balanced. Experts whose last holder has gone are loaded by those that are left, in the
 same steps; once all are there again, so is the placement from before. Workers join and leave in the same steps too:
-those that come get a share once they are there, those that go are kept until nobody asks them any more.
+those that come get a share once they are there, those that go are kept until nobody asks them any more. Without any
+worker, all experts are beside attention, as soon as every attention process says that it holds them.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from cluster.cluster_spec import worker_id
-from cluster.config import ExpertsSection
-from cluster.experts.first_placement import Share
+from cluster.experts.first_placement import Share, first_placement
 from cluster.experts.placement import ExpertKey, Placement, WorkerId
-from cluster.experts.rebalance import BalanceLimits, BalancePlan
+from cluster.experts.rebalance import BalancePlan
 from cluster.experts.rescue import num_rescued, rescued
 from cluster.experts.resize import resized
-from cluster.experts.traffic import FloatArray, TrafficReport, total_pairs, traffic_shares
+from cluster.experts.traffic import TrafficReport, total_pairs, traffic_shares
+from cluster.moves import DropExperts, Keys, LoadExperts, MoveAction, MovePolicy, Order, PlanMoves, PublishPlacement
 
 LEASE_S = 20.0
 """An attention process that was silent for so long is not waited for; if it lives, workers tell it what they lack."""
@@ -32,72 +33,6 @@ RETRY_S = 5.0
 """So long a worker that could not do what it was asked for is left alone."""
 MIN_PAIRS = 1024.0
 """Fewer pairs in a layer are no traffic to learn from."""
-
-Keys = frozenset[ExpertKey]
-
-
-@dataclass(frozen=True, slots=True)
-class MovePolicy:
-    """When experts are moved by themselves."""
-
-    interval_s: float
-    limits: BalanceLimits
-    max_rescued_experts: int = 0
-    """That a worker loads in place of workers that are away."""
-
-    @property
-    def is_on(self) -> bool:
-        """Say whether any are."""
-        return self.limits.max_loads_per_round > 0
-
-
-def move_policy(section: ExpertsSection) -> MovePolicy:
-    """Return when experts are moved, by the config."""
-    limits = BalanceLimits(max_loads_per_round=section.max_moves_per_round, min_copies=section.copies)
-    return MovePolicy(section.rebalance_interval_s, limits, section.max_rescued_experts)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadExperts:
-    """Have an incarnation of a worker load experts, beside those that it holds."""
-
-    index: int
-    incarnation: int
-    epoch: int
-    keys: Keys = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class DropExperts:
-    """Have an incarnation of a worker forget experts."""
-
-    index: int
-    incarnation: int
-    epoch: int
-    keys: Keys = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PlanMoves:
-    """Work out the next placement; it takes a while."""
-
-    placement: Placement = field(repr=False)
-    shares: FloatArray = field(repr=False)
-    """[L, E]."""
-    limits: BalanceLimits
-
-
-@dataclass(frozen=True, slots=True)
-class PublishPlacement:
-    """Publish a placement; all that its ready workers should hold is loaded."""
-
-    placement: Placement = field(repr=False)
-    settled: Placement | None = field(default=None, repr=False)
-    """In a rescue, the placement to return to, which must outlive this process too."""
-
-
-Order = LoadExperts | DropExperts
-MoveAction = Order | PlanMoves | PublishPlacement
 
 
 @dataclass(slots=True)
@@ -127,7 +62,7 @@ class LivePlacement:
         self._next_settled: Placement | None = None
         self._settled = settled
         self._share: Share | None = None
-        self._num_kept = len(placement.workers)
+        self._num_kept = placement.num_workers
         self._planned_at_s: float | None = None
         self._round_at_s = now_s
         self.num_loads = 0
@@ -179,6 +114,12 @@ class LivePlacement:
         """Move to `placement`, whose epoch is given when it is published; what was on its way is given up."""
         self._set_next(placement)
 
+    def obstacles(self, now_s: float) -> list[str]:
+        """Return why attention processes could not hold all experts themselves."""
+        self._live_reports(now_s)  # forgets those that are silent
+        told = [(name, report.obstacle) for name, (_, report) in sorted(self._reports.items())]
+        return [f"{name}: {obstacle}" for name, obstacle in told if obstacle]
+
     def resize(self, share: Share) -> None:
         """Aim at an even placement on so many workers, as soon as all of those are there."""
         self._share = share
@@ -221,10 +162,10 @@ class LivePlacement:
         if any(self._is_overdue(holder, now_s) for holder in self._holders.values()):
             self._give_up()
         if self._is_out_of_use(now_s):
-            self._num_kept = len(self._placement.workers)
-        if self._is_to_resize:
+            self._num_kept = self._placement.num_workers
+        if self._is_to_resize(now_s):
             self._resize()
-        elif all(index in ready for index in range(len(self._placement.workers))):
+        elif all(index in ready for index in range(self._placement.num_workers)):
             self._return()
         elif not self._rescue(now_s):
             return None
@@ -239,19 +180,26 @@ class LivePlacement:
         for index, incarnation in ready.items():
             self._holders.setdefault(index, _Holder(incarnation))
 
-    @property
-    def _is_to_resize(self) -> bool:
+    def _is_to_resize(self, now_s: float) -> bool:
         """Say whether the placement is on other workers than wanted, and all that are wanted are here."""
         share = self._share
-        if share is None or share.num_workers == len(self._placement.workers):
+        if share is None or share.num_workers == self._placement.num_workers:
             return False
+        if share.num_workers == 0:
+            reports = self._live_reports(now_s)
+            return bool(reports) and all(report.has_all for _, report in reports)
         return all(index in self._holders for index in range(share.num_workers))
 
     def _resize(self) -> None:
-        assert self._share is not None, "no other size is wanted"
-        share, workers = self._share, [worker_id(index) for index in range(self._share.num_workers)]
-        if self._next is None or len(self._next.workers) != len(workers):
-            self._set_next(resized(self._placement, workers, share.copies, share.num_spare_slots))
+        share, placement = self._share, self._placement
+        assert share is not None, "no other size is wanted"
+        if self._next is not None and self._next.num_workers == share.num_workers:
+            return
+        if share.num_workers == 0 or placement.is_collapsed:
+            self._set_next(first_placement(share, *self.shape))
+        else:
+            workers = [worker_id(index) for index in range(share.num_workers)]
+            self._set_next(resized(placement, workers, share.copies, share.num_spare_slots))
 
     def _return(self) -> None:
         """Aim at what was before a rescue: all are here."""
@@ -303,6 +251,7 @@ class LivePlacement:
 
     def _plan(self, now_s: float) -> PlanMoves | None:
         is_due = self._policy.is_on and now_s - self._round_at_s >= self._policy.interval_s
+        is_due &= not self._placement.is_collapsed
         if not is_due or self._planned_at_s is not None or not self._is_idle or self.is_moving:
             return None
         if any(holder.held is None for _, holder in self._counted(self._placement)):
@@ -327,7 +276,7 @@ class LivePlacement:
 
     def _counted(self, placement: Placement) -> list[tuple[int, _Holder]]:
         """Return those of the workers of a placement that are there, by index: none that only joins, or leaves."""
-        return [(index, holder) for index, holder in sorted(self._holders.items()) if index < len(placement.workers)]
+        return [(index, holder) for index, holder in sorted(self._holders.items()) if index < placement.num_workers]
 
     @property
     def _is_idle(self) -> bool:
@@ -362,7 +311,7 @@ class LivePlacement:
 
     def _use(self, placement: Placement, now_s: float) -> None:
         self._placement = placement
-        self._num_kept = max(self._num_kept, len(placement.workers))
+        self._num_kept = max(self._num_kept, placement.num_workers)
         self._shares = shares_by_worker(placement)
         self._used_since_s = now_s
 
@@ -376,7 +325,9 @@ class LivePlacement:
 
 
 def shares_by_worker(placement: Placement) -> list[Keys]:
-    """Return the experts of each worker of a placement, in the order of its workers."""
+    """Return the experts of each worker of a placement, in the order of its workers; those beside attention of none."""
+    if placement.is_collapsed:
+        return []
     shares: list[set[ExpertKey]] = [set() for _ in placement.workers]
     for layer, experts in enumerate(placement.copies):
         for expert, indices in enumerate(experts):

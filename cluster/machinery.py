@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from cluster.live_placement import Order, PlanMoves
+from cluster.moves import Order, PlanMoves
 from cluster.stored_state import StoredState
 
 

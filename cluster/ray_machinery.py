@@ -15,7 +15,7 @@ from cluster.cluster_status import FAILED, LOST, Member
 from cluster.expert_worker import ExpertWorker, WorkerSeat
 from cluster.experts.placement import ExpertKey
 from cluster.experts.rebalance import BalancePlan, balance_plan
-from cluster.live_placement import LoadExperts, Order, PlanMoves
+from cluster.moves import LoadExperts, Order, PlanMoves
 from cluster.ray_runtime import NAMESPACE, delete_value, read_value, write_value
 from cluster.stored_state import StoredState
 

@@ -147,10 +147,10 @@ def _remove_worker(desired: Desired, observed: Observed) -> Action | None:
 
 
 def _publish(desired: Desired, observed: Observed) -> Action | None:
-    """Publish first when all workers are ready, then whenever the ready ones change."""
+    """Publish first when all workers are ready, also those that are to go, then whenever the ready ones change."""
     ready = tuple(sorted((view.index, view.incarnation) for view in _in_state(observed, WorkerState.READY)))
     is_first = observed.published is None
-    if ready == observed.published or (is_first and len(ready) < desired.num_workers):
+    if ready == observed.published or (is_first and len(ready) < max(desired.num_workers, len(observed.workers))):
         return None
     return Publish(ready)
 

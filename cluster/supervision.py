@@ -14,17 +14,9 @@ from cluster.experts.first_placement import Share, first_placement
 from cluster.experts.placement import ExpertKey, Placement
 from cluster.experts.rebalance import BalanceLimits, BalancePlan
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import (
-    DropExperts,
-    LivePlacement,
-    LoadExperts,
-    MoveAction,
-    MovePolicy,
-    Order,
-    PlanMoves,
-    PublishPlacement,
-)
+from cluster.live_placement import LivePlacement
 from cluster.machinery import Machinery
+from cluster.moves import DropExperts, LoadExperts, MoveAction, MovePolicy, Order, PlanMoves, PublishPlacement
 from cluster.reconcile import (
     Action,
     CreateWorker,
@@ -157,8 +149,10 @@ class Supervision:
             self._keep(replace(self._stored, is_wanted=False))
 
     def scale(self, num_workers: int) -> None:
-        """Want so many workers from now on; raises PlacementError if they are too few for the copies."""
-        if num_workers < self._share.copies:
+        """Want so many workers from now on, or all experts beside attention; raises PlacementError saying why not."""
+        if num_workers == 0:
+            self._require_room()
+        elif num_workers < self._share.copies:
             raise PlacementError(
                 f"{num_workers} workers cannot hold {self._share.copies} copies of each expert (experts.copies)"
             )
@@ -166,6 +160,16 @@ class Supervision:
             self._keep(replace(self._stored, num_workers=num_workers))
             if self._live is not None:
                 self._live.resize(self._wanted_share())
+
+    def _require_room(self) -> None:
+        """Raise PlacementError unless every attention replica can hold all experts."""
+        if self.num_workers == 0:
+            return
+        if self._live is None:
+            raise PlacementError("no attention replica has said yet whether all experts could be beside it")
+        obstacles = self._live.obstacles(self._clock.now_s())
+        if obstacles:
+            raise PlacementError(f"all experts cannot be beside attention: {'; '.join(obstacles)}")
 
     @property
     def num_workers(self) -> int:
@@ -181,7 +185,7 @@ class Supervision:
     @property
     def num_placed(self) -> int | None:
         """Return how many workers the experts are on, while that is not how many are wanted."""
-        num_placed = self._share.num_workers if self._live is None else len(self._live.placement.workers)
+        num_placed = self._share.num_workers if self._live is None else self._live.placement.num_workers
         return None if num_placed == self.num_workers else num_placed
 
     def note_traffic(self, name: str, report: TrafficReport) -> None:
@@ -229,7 +233,7 @@ class Supervision:
         desired = Desired(self._stored.is_wanted, self.num_workers, self.num_kept)
         action = reconcile(desired, self._observe())
         if isinstance(action, Rest) and desired.is_wanted:
-            action = self._next_move() or action
+            action = self._retell() or self._next_move() or action
         if not isinstance(action, Rest):
             logger.info("supervisor: %s", action)
         self._carry_out(action)
@@ -242,6 +246,13 @@ class Supervision:
 
     def _wanted_share(self) -> Share:
         return replace(self._share, num_workers=self.num_workers)
+
+    def _retell(self) -> Publish | None:
+        """Tell attention again who the members are, once it is to hold all experts itself, or need not any more."""
+        membership, published = self._membership, self._published()
+        if membership is None or published is None or membership.wants_local == (self.num_workers == 0):
+            return None
+        return Publish(published)
 
     def _next_move(self) -> MoveAction | None:
         if self._live is None or self._membership is None:
@@ -357,7 +368,8 @@ class Supervision:
         share = self._share
         placement = None if self._live is None or self._stored.placement is None else self._live.placement
         sizes = self._stored.epoch, share.num_workers, share.copies
-        self._membership = Membership(*sizes, members, share.num_spare_slots, placement)
+        wants_local = self.num_workers == 0
+        self._membership = Membership(*sizes, members, share.num_spare_slots, placement, wants_local)
 
     def _keep(self, state: StoredState) -> None:
         self._machinery.store(state)

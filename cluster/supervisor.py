@@ -16,17 +16,19 @@ from ray.exceptions import RayError
 from cluster.clock import Clock, MonotonicClock
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import FAILED, READY, ClusterStatus, ComponentReport, Member, Membership
+from cluster.errors import PlacementError
 from cluster.expert_worker import WorkerSeat
 from cluster.experts.first_placement import share_of
 from cluster.experts.placement import ExpertKey
 from cluster.experts.rebalance import BalancePlan
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import Order, move_policy
+from cluster.moves import Order, move_policy
 from cluster.ray_machinery import Listener, RayMachinery, start_or_die
 from cluster.ray_runtime import NAMESPACE, read_value, write_value
 from cluster.reconcile import Rest
 from cluster.stored_state import StoredState
 from cluster.supervision import Supervision
+from cluster.worker_scaling import WorkerScaling
 
 TICK_S = 0.5
 WATCH_TIMEOUT_S = 2.0
@@ -75,6 +77,8 @@ class Supervisor:
         self._machinery = RayMachinery(spec, state.secret, self._listener())
         share, policy = share_of(spec.experts), move_policy(spec.experts)
         self._supervision = Supervision(share, state, self._machinery, self._clock, policy)
+        scaling = spec.experts.scaling
+        self._scaling = None if scaling is None else WorkerScaling(scaling, spec.experts.copies)
         self._reports: dict[str, tuple[float, ComponentReport]] = {}
         self._published = asyncio.Condition()
         self._wake = asyncio.Event()
@@ -126,8 +130,10 @@ class Supervisor:
     async def scale(self, num_workers: int) -> None:
         """Want so many expert workers from now on; returns before they are there, or gone.
 
-        Raises PlacementError if they are too few for the copies.
+        Raises PlacementError saying why there cannot be so many.
         """
+        if self._scaling is not None:
+            raise PlacementError("the load decides how many workers there are (experts.scaling)")
         self._supervision.scale(num_workers)
         self._wake.set()
 
@@ -175,11 +181,26 @@ class Supervisor:
         """Act until nothing is left to do, then wait for an event or the next tick."""
         while True:
             epoch = self._epoch()
+            self._follow_load()
             self._act()
             if self._epoch() != epoch:
                 async with self._published:
                     self._published.notify_all()
             await self._sleep()
+
+    def _follow_load(self) -> None:
+        """Ask for more or fewer workers, if the config says so, by what the attention replicas last told."""
+        told = [report.stats for _, report in self._reports.values() if report.role == "attention" and report.is_ready]
+        if self._scaling is None or not told:
+            return
+        num_sequences = int(sum(stats.get("num_running", 0) + stats.get("num_waiting", 0) for stats in told))
+        wanted = self._scaling.wanted(num_sequences, self._supervision.num_workers, self._clock.now_s())
+        if wanted is None:
+            return
+        try:
+            self._supervision.scale(wanted)
+        except PlacementError as error:
+            logger.warning("%d workers are wanted for %d sequences: %s", wanted, num_sequences, error)
 
     def _act(self) -> None:
         try:

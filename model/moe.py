@@ -4,8 +4,9 @@ Placement changes where an expert runs, never what comes out: `Experts` answers 
 only `combine` sums them, in f32, in top-k order, rounded once (N3).
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from model.kernels.combine import combine
 from model.kernels.linear import LinearWeight, linear
 from model.kernels.top_k import top_k
 
-__all__ = ["Experts", "Finished", "GateOutput", "HandExperts", "Pending", "TopKGate", "combine"]
+__all__ = ["Experts", "Finished", "GateOutput", "HandExperts", "MovingExperts", "Pending", "TopKGate", "combine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,15 @@ class Experts(Protocol):
 
     def submit(self, layer: int, hidden: Tensor, gate: GateOutput) -> Pending:
         """Start the experts of `layer` on `hidden` [T, H], which is already rounded to the expert input dtype."""
+        ...
+
+
+@runtime_checkable
+class MovingExperts(Protocol):
+    """All experts, which may be elsewhere from one step to the next; where they are changes no bit (N2)."""
+
+    def lend(self) -> AbstractContextManager[Experts]:
+        """Lend the experts, where they are now, for one whole step."""
         ...
 
 

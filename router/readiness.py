@@ -51,7 +51,8 @@ def stats_of(status: ClusterStatus | None) -> BackendStats:
 def placement_text(status: ClusterStatus) -> str:
     """Return in a few words where the experts are."""
     if status.num_workers == 0:
-        return "collapsed: all experts beside attention"
+        still = "" if status.num_placed is None else f", experts still on {status.num_placed} workers"
+        return f"collapsed: all experts beside attention{still}"
     ready = sum(1 for report in status.components if report.role == "worker" and report.is_ready)
     epoch = "no epoch yet" if status.epoch is None else f"epoch {status.epoch}"
     text = f"{ready} of {status.num_workers} workers, {status.copies} copies of each expert, {epoch}"

@@ -16,7 +16,7 @@ from cluster.grammar.limits import GrammarLimits
 from cluster.grammar.matcher import GrammarLibrary
 from model.config import ModelConfig
 from model.kv_cache import KVCache, KVCacheShape
-from model.moe import Experts
+from model.moe import Experts, MovingExperts
 from model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 def build_engine(
     transformer: Transformer,
-    experts: Experts,
+    experts: Experts | MovingExperts,
     section: "EngineSection",
     max_context_tokens: int | None = None,
     on_step: OnStep | None = None,

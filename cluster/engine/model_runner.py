@@ -1,5 +1,6 @@
 """ModelRunner: carries a step out. Builds the batch, runs the model, samples."""
 
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,7 @@ from cluster.engine.step import StepPlan, StepResult
 from model.batch import ForwardBatch, IntArray
 from model.digest import logit_digests
 from model.kv_cache import KVCache
-from model.moe import Experts
+from model.moe import Experts, MovingExperts
 from model.sampler import sample
 
 
@@ -25,7 +26,7 @@ class LogitSource(Protocol):
 class ModelRunner:
     """One model with its cache and its experts. Not thread-safe: one step at a time."""
 
-    def __init__(self, transformer: LogitSource, kv_cache: KVCache, experts: Experts) -> None:
+    def __init__(self, transformer: LogitSource, kv_cache: KVCache, experts: Experts | MovingExperts) -> None:
         """Run `transformer` over `kv_cache`, with `experts` wherever they are."""
         self._transformer = transformer
         self._kv_cache = kv_cache
@@ -37,7 +38,9 @@ class ModelRunner:
 
         A step that failed may be run again: it stores the same keys and values, and samples last.
         """
-        logits = self._transformer.forward(build_batch(plan), self._kv_cache, self._experts)
+        moving = self._experts
+        with moving.lend() if isinstance(moving, MovingExperts) else nullcontext(moving) as experts:
+            logits = self._transformer.forward(build_batch(plan), self._kv_cache, experts)
         digests = logit_digests(logits) if plan.wants_digests else ()
         return StepResult(tuple(sample(logits, plan.sample_rows)), digests)
 

@@ -64,6 +64,13 @@ class PlacementPublished:
 
 
 @dataclass(frozen=True, slots=True)
+class FallbackOffered:
+    """This process can compute every expert from now on, or can no longer."""
+
+    is_there: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hurry:
     """This process is to end soon: from now on no layer is waited for longer than this."""
 
@@ -77,7 +84,7 @@ class Tick:
 
 StreamEvent: TypeAlias = StreamOpened | StreamBroken | StreamRefused | Answered
 """What a transport reports."""
-Event: TypeAlias = Submit | StreamEvent | PlacementPublished | Hurry | Tick
+Event: TypeAlias = Submit | StreamEvent | PlacementPublished | FallbackOffered | Hurry | Tick
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,12 @@ def share_of(section: ExpertsSection) -> Share:
 
 
 def first_placement(share: Share, num_layers: int, num_experts: int, epoch: int = 0) -> Placement:
-    """Return the placement to begin with; raises PlacementError if there are more copies than workers."""
+    """Return the placement to begin with; raises PlacementError if there are more copies than workers.
+
+    Without workers, all experts are beside attention.
+    """
+    if share.num_workers == 0:
+        return Placement.collapsed(num_layers, num_experts, epoch)
     workers = [worker_id(index) for index in range(share.num_workers)]
     placement = Placement.uniform(num_layers, num_experts, workers, share.copies, epoch)
     return with_spare_copies(placement, share.num_spare_slots) if share.num_spare_slots else placement

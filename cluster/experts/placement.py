@@ -65,6 +65,16 @@ class Placement:
         """Return the placement with every expert beside attention."""
         return cls.uniform(num_layers, num_experts, (LOCAL,), epoch=epoch)
 
+    @property
+    def is_collapsed(self) -> bool:
+        """Say whether every expert is beside attention, on no worker."""
+        return self.workers == (LOCAL,)
+
+    @property
+    def num_workers(self) -> int:
+        """Return how many workers hold the experts; none if they are beside attention."""
+        return 0 if self.is_collapsed else len(self.workers)
+
     def copy_table(self) -> IntArray:
         """Return [L, E, C]: the worker indices of each expert's copies, primary first, filled up with NO_COPY."""
         most = max(len(indices) for experts in self.copies for indices in experts)

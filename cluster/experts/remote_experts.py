@@ -22,6 +22,7 @@ from cluster.experts.dispatch_events import (
     Complete,
     Event,
     Fail,
+    FallbackOffered,
     Hurry,
     PlacementPublished,
     RefreshPlacement,
@@ -34,7 +35,7 @@ from cluster.experts.dispatch_events import (
     Tick,
 )
 from cluster.experts.fallback_shard import FallbackShard
-from cluster.experts.messages import ExpertRequest, FrameFormat, Shard, answer_request
+from cluster.experts.messages import ExpertFailure, ExpertRequest, FrameFormat, Shard, answer_request
 from cluster.experts.placement import FALLBACK, LOCAL, Placement, WorkerId
 from cluster.experts.token_dispatcher import TokenDispatcher
 from cluster.experts.traffic import ExpertTraffic, TrafficReport
@@ -73,6 +74,7 @@ class RemoteExperts:
         self._format = frame_format
         self._local_shard = local_shard
         self._fallback = fallback
+        self._stand_in: Shard | None = None
         self._local_device = local_device
         self._traffic = ExpertTraffic(frame_format.num_layers, frame_format.num_experts)
         self._clock = MonotonicClock()
@@ -113,6 +115,11 @@ class RemoteExperts:
         if (placement.num_layers, placement.num_experts) != expected:
             raise PlacementError(f"a placement of {placement.num_layers} × {placement.num_experts}, not {expected}")
         self._on_event(PlacementPublished(placement))
+
+    def stand_in(self, shard: Shard | None) -> None:
+        """Have `shard`, which holds all experts, answer on the waiting thread for workers that cannot; None ends it."""
+        self._stand_in = shard
+        self._on_event(FallbackOffered(shard is not None or self._fallback is not None))
 
     def hurry(self, layer_timeout_s: float) -> None:
         """Wait for no layer longer than this from now on: whoever stops the engine need not wait for lost workers."""
@@ -197,8 +204,9 @@ class RemoteExperts:
         return None
 
     def _compute(self, worker: WorkerId, request: ExpertRequest) -> Answered:
-        shard = self._fallback if worker == FALLBACK else self._local_shard
-        assert shard is not None, f"{worker} was sent to, and there is no shard for it"
+        shard = (self._stand_in or self._fallback) if worker == FALLBACK else self._local_shard
+        if shard is None:
+            return Answered(worker, ExpertFailure(request.key, request.epoch, "it stands in for workers no more"))
         return Answered(worker, answer_request(shard, request, request.epoch, self._local_device))
 
     def _let_go_of_fallback(self) -> None:

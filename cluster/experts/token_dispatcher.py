@@ -22,6 +22,7 @@ from cluster.experts.dispatch_events import (
     Complete,
     Event,
     Fail,
+    FallbackOffered,
     Hurry,
     PlacementPublished,
     RefreshPlacement,
@@ -138,10 +139,17 @@ class TokenDispatcher:
                 return []
             case PlacementPublished(placement):
                 return self._published(placement, now_s)
-            case Hurry(layer_timeout_s):
-                return self._hurry(layer_timeout_s, now_s)
+            case FallbackOffered() | Hurry():
+                return self._told(event, now_s)
             case Tick():
                 return self._tick(now_s)
+
+    def _told(self, event: FallbackOffered | Hurry, now_s: float) -> list[Action]:
+        """Follow what this process says of itself."""
+        if isinstance(event, Hurry):
+            return self._hurry(event.layer_timeout_s, now_s)
+        self._has_fallback = event.is_there
+        return self._dispatch_unplaced(now_s)
 
     def _submit(self, submit: Submit, now_s: float) -> list[Action]:
         older = self._tickets.get(submit.micro_batch)

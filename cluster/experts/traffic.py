@@ -46,6 +46,10 @@ class TrafficReport:
     """Oldest epoch that one of its sends under way may go by."""
     pairs_by_worker: Mapping[WorkerId, int] = field(default_factory=dict[WorkerId, int])
     """What it has sent to each worker since it began."""
+    has_all: bool = False
+    """It holds every expert itself, beside those on workers or in their place."""
+    obstacle: str = ""
+    """Why it could not hold every expert itself; empty if it could."""
 
 
 def total_pairs(reports: Iterable[TrafficReport], shape: tuple[int, int]) -> FloatArray:

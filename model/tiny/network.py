@@ -16,7 +16,7 @@ from model.mxfp4 import BLOCK_VALUES
 SWIGLU_ALPHA = 1.702
 SWIGLU_LIMIT = 7.0
 TOP_MANTISSA = 0.875
-"""A block's largest value from this mantissa on rounds up to the next power of two, past 6 at the scale of the others."""
+"""A block's largest value from this mantissa on rounds up to the next power of two: past 6, at the others' scale."""
 EXPONENT_BITS = 0x7F800000
 QUERY_BLOCK = 128
 """Queries that attend together in training; the keys after them are not even computed."""
@@ -91,14 +91,14 @@ def masks(packed: Packed, window: int) -> tuple[Tensor, Tensor]:
 def rounded_to_mxfp4(weight: Tensor) -> Tensor:
     """Return `weight` as MXFP4 holds it, with the gradient of `weight` itself (straight through).
 
-    What `mxfp4.quantize` and `dequantize` give for weights of ordinary size, at a sixth of their time: no bytes are made.
+    What `mxfp4.quantize` and `dequantize` give for weights of ordinary size, in a sixth of the time: no bytes are made.
     """
     with torch.no_grad():
         blocks = weight.unflatten(-1, (-1, BLOCK_VALUES))
         mantissa, exponent = torch.frexp(blocks.abs().amax(-1, keepdim=True))
         scales = torch.ldexp(torch.ones_like(mantissa), exponent - 3 + (mantissa >= TOP_MANTISSA))
         scaled = blocks / scales
-        # A value from 1 on has one bit after its leading one: its step is half of that power of two. Below 1 the step stays.
+        # A value from 1 on has one bit after its leading one: its step is half that power of two. Below 1 it stays.
         steps = (scaled.view(torch.int32) & EXPONENT_BITS).view(torch.float32).clamp_(1, 4).div_(2)
         values = scaled.div_(steps).round_().mul_(steps).mul_(scales).flatten(-2)
     return weight + (values - weight).detach()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 import pytest
 
-from cluster import attention_side
+from cluster import remote_side
 from cluster.attention_side import AttentionSide
 from cluster.cluster_spec import ClusterSpec
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection
@@ -84,7 +84,7 @@ def arena(experts: ExpertsSection) -> Generator[Arena]:
     addresses: set[str] = set()
     with nothing_left(), pytest.MonkeyPatch.context() as patch:
         with LaunchedCluster(spec_of(experts)) as cluster:
-            patch.setattr(attention_side, "GrpcExpertTransport", sabotaged(saboteur))
+            patch.setattr(remote_side, "GrpcExpertTransport", sabotaged(saboteur))
             yield Arena(cluster, cluster.attention_side(), saboteur)
             pids = {cluster.process(worker).pid for worker in cluster._workers}
             addresses = {member.address for member in cluster.membership.members}

@@ -15,7 +15,8 @@ from cluster.experts.client import ExpertControl
 from cluster.experts.placement import Placement
 from cluster.experts.rebalance import BalanceLimits
 from cluster.launched_moves import LaunchedMoves
-from cluster.live_placement import DropExperts, LoadExperts, MovePolicy, Order, shares_by_worker
+from cluster.live_placement import shares_by_worker
+from cluster.moves import DropExperts, LoadExperts, MovePolicy, Order
 from tests.chaos.arena import Arena, arena
 from tests.chaos.mixed_sequences import Outcome
 

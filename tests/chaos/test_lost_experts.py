@@ -12,7 +12,7 @@ import pytest
 from cluster.config import ExpertsSection
 from cluster.experts.rebalance import BalanceLimits
 from cluster.launched_moves import LaunchedMoves
-from cluster.live_placement import MovePolicy
+from cluster.moves import MovePolicy
 from tests.chaos.arena import Arena, arena
 from tests.chaos.mixed_sequences import Outcome
 from tests.chaos.sabotage import Fault, Point

@@ -7,17 +7,8 @@ import numpy as np
 from cluster.experts.placement import Placement
 from cluster.experts.rebalance import BalanceLimits, balance_plan
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import (
-    DropExperts,
-    Keys,
-    LivePlacement,
-    LoadExperts,
-    MoveAction,
-    MovePolicy,
-    PlanMoves,
-    PublishPlacement,
-    shares_by_worker,
-)
+from cluster.live_placement import LivePlacement, shares_by_worker
+from cluster.moves import DropExperts, Keys, LoadExperts, MoveAction, MovePolicy, PlanMoves, PublishPlacement
 
 POLICY = MovePolicy(10.0, BalanceLimits(max_loads_per_round=4))
 OFF = MovePolicy(10.0, BalanceLimits(max_loads_per_round=0))
@@ -36,6 +27,9 @@ class Rig:
     held: dict[tuple[int, int], Keys] = field(default_factory=dict[tuple[int, int], Keys])
     """By index and incarnation of the living workers."""
     attention_epoch: int = 3
+    has_all: bool = False
+    """The attention process holds every expert itself."""
+    obstacle: str = ""
 
     def __post_init__(self) -> None:
         self.live = LivePlacement(self.placement, self.policy, self.now_s)
@@ -50,7 +44,8 @@ class Rig:
         """Have the attention process tell its traffic."""
         self.now_s += 0.1
         shape = self.placement.num_layers, self.placement.num_experts
-        report = TrafficReport(np.zeros(shape) if pairs is None else pairs, self.attention_epoch)
+        counts = np.zeros(shape) if pairs is None else pairs
+        report = TrafficReport(counts, self.attention_epoch, has_all=self.has_all, obstacle=self.obstacle)
         self.live.note_traffic("attention", report, self.now_s)
 
     def do(self, action: MoveAction | None) -> None:

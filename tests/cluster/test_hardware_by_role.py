@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.attention_side import AttentionLoader, AttentionSide, connect_experts, frame_format_of
+from cluster.attention_side import AttentionLoader, AttentionSide
 from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import Member, Membership
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection
@@ -21,6 +21,7 @@ from cluster.experts.first_placement import first_placement, share_of
 from cluster.experts.handshake import Agreement, model_digest
 from cluster.experts.server import ExpertServer, ServerOptions
 from cluster.model_source import open_model
+from cluster.remote_side import connect_experts, frame_format_of
 from cluster.shard_loading import load_shard
 from model.checkpoint.write import write_random_checkpoint
 from model.fingerprint import joint_fingerprint

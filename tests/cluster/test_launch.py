@@ -17,12 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cluster.attention_side import connect_experts
 from cluster.cluster_spec import ClusterSpec
 from cluster.config import AttentionSection, EngineSection, ExpertsSection, ModelSection, NumericsSection
 from cluster.errors import HandshakeRefused, WorkerLost
 from cluster.launch import LaunchedCluster
 from cluster.model_source import open_model
+from cluster.remote_side import connect_experts
 from cluster.worker_process import WorkerOrder
 from model.checkpoint.write import write_random_checkpoint
 from model.expert_shard import ExpertShard

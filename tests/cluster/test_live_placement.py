@@ -8,15 +8,8 @@ import pytest
 
 from cluster.experts.placement import Placement, with_spare_copies
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import (
-    LEASE_S,
-    ORDER_TIMEOUT_S,
-    RETRY_S,
-    DropExperts,
-    LoadExperts,
-    Order,
-    shares_by_worker,
-)
+from cluster.live_placement import LEASE_S, ORDER_TIMEOUT_S, RETRY_S, shares_by_worker
+from cluster.moves import DropExperts, LoadExperts, Order
 from tests.cluster.experts.hand import names
 from tests.cluster.live_rig import FIRST, POLICY, SWAPPED, rig_at_rest
 

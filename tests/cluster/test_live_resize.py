@@ -6,10 +6,12 @@ import numpy as np
 
 from cluster.experts.first_placement import Share
 from cluster.experts.placement import Placement
-from cluster.live_placement import LEASE_S, LoadExperts, PublishPlacement
+from cluster.experts.traffic import TrafficReport
+from cluster.live_placement import LEASE_S
+from cluster.moves import LoadExperts, PublishPlacement
 from tests.cluster.live_rig import FIRST, OFF, POLICY, Rig, rig_at_rest
 
-ONE, TWO, THREE = Share(1, 1), Share(2, 1), Share(3, 1)
+NONE, ONE, TWO, THREE = Share(0, 1), Share(1, 1), Share(2, 1), Share(3, 1)
 FOUR = Share(4, 1)
 
 
@@ -136,3 +138,66 @@ def test_traffic_is_balanced_again_after_a_resize() -> None:
     assert rig.live.round_age_s(rig.now_s) >= POLICY.interval_s
     rig.report(pairs=np.array([[4000.0, 4000.0, 100.0, 100.0]]))
     assert "PlanMoves" in rig.settle()
+
+
+def test_all_come_beside_attention_once_it_holds_them() -> None:
+    rig = rig_at_rest()
+    rig.live.resize(NONE)
+    rig.report()
+    assert rig.settle() == [], "attention does not hold them yet"
+    rig.has_all = True
+    rig.report()
+    assert rig.settle() == ["PublishPlacement"]
+    assert rig.live.placement.is_collapsed
+    assert rig.live.num_kept == 2, "attention still goes by the older placement"
+    follow(rig)
+    assert rig.settle() == []
+    assert rig.live.num_kept == 0
+
+
+def test_one_attention_process_without_all_experts_keeps_them_on_workers() -> None:
+    rig = rig_at_rest()
+    rig.live.resize(NONE)
+    rig.has_all = True
+    rig.report()
+    rig.live.note_traffic("another", TrafficReport(np.zeros((1, 4)), 3), rig.now_s)
+    assert rig.settle() == []
+    rig.now_s += LEASE_S
+    rig.report()
+    assert rig.settle() == ["PublishPlacement"], "it has been silent for too long to be waited for"
+
+
+def test_experts_go_from_attention_to_workers_again() -> None:
+    rig = rig_at_rest()
+    rig.live.resize(NONE)
+    rig.has_all = True
+    rig.report()
+    rig.settle()
+    rig.held.clear()
+    rig.live.resize(TWO)
+    assert rig.settle() == []
+    rig.held = {(0, 2): frozenset(), (1, 2): frozenset()}
+    assert rig.settle() == ["LoadExperts"] * 2 + ["PublishPlacement"]
+    assert rig.live.placement.workers == FIRST.workers
+    follow(rig)
+    rig.settle()
+    rig.check_clean()
+
+
+def test_collapsed_experts_are_not_balanced() -> None:
+    rig = rig_at_rest(policy=POLICY)
+    rig.live.resize(NONE)
+    rig.has_all = True
+    rig.report()
+    rig.settle()
+    rig.now_s += 100.0
+    rig.report(pairs=np.full((1, 4), 5000.0))
+    assert rig.settle() == []
+
+
+def test_why_experts_cannot_be_beside_attention_is_known_while_it_is_heard_of() -> None:
+    rig = rig_at_rest()
+    rig.obstacle = "too large"
+    rig.report()
+    assert rig.live.obstacles(rig.now_s) == ["attention: too large"]
+    assert rig.live.obstacles(rig.now_s + LEASE_S + 1) == []

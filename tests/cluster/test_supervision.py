@@ -4,13 +4,15 @@ import random
 import re
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pytest
 
 from cluster.clock import ManualClock
 from cluster.cluster_status import Member
 from cluster.errors import PlacementError
 from cluster.experts.first_placement import Share
-from cluster.live_placement import Order, PlanMoves
+from cluster.experts.traffic import TrafficReport
+from cluster.moves import Order, PlanMoves
 from cluster.reconcile import Rest
 from cluster.stored_state import StoredState
 from cluster.supervision import APPLICATION_GRACE_S, LEAVE_TIMEOUT_S, Supervision, retry_delay_s
@@ -395,3 +397,46 @@ def test_a_worker_on_its_way_out_that_dies_is_not_made_anew() -> None:
     rig.settle()
     assert rig.members() == [(0, 1), (1, 1)]
     assert rig.machinery.workers == {(0, 1), (1, 1)}
+
+
+def test_experts_go_beside_attention_only_where_it_has_room() -> None:
+    rig = Rig()
+    rig.all_ready()
+    with pytest.raises(PlacementError, match="no attention replica has said yet"):
+        rig.supervision.scale(0)
+    rig.supervision.note_traffic("attention-a", TrafficReport(np.zeros((1, 4)), 0, obstacle="too little memory"))
+    with pytest.raises(PlacementError, match="attention-a: too little memory"):
+        rig.supervision.scale(0)
+    assert rig.supervision.num_workers == 2
+    rig.supervision.note_traffic("attention-a", TrafficReport(np.zeros((1, 4)), 0))
+    rig.supervision.scale(0)
+    assert rig.supervision.num_workers == 0
+
+
+def test_attention_is_told_to_load_all_and_when_it_need_not_any_more() -> None:
+    rig = Rig()
+    rig.all_ready()
+    rig.supervision.note_traffic("attention-a", TrafficReport(np.zeros((1, 4)), 0))
+    for num_workers, wants_local in ((0, True), (2, False)):
+        before = rig.supervision.membership
+        assert before is not None
+        rig.supervision.scale(num_workers)
+        rig.supervision.step()
+        assert rig.supervision.membership == replace(before, epoch=before.epoch + 1, wants_local=wants_local)
+
+
+def test_a_supervisor_made_anew_counts_on_those_who_leave_too() -> None:
+    rig = Rig(num_workers=3)
+    rig.all_ready()
+    rig.supervision.scale(2)
+    assert rig.machinery.stored is not None
+    again = Rig(num_workers=3, stored=rig.machinery.stored)
+    for index in range(3):
+        again.supervision.adopt(index, 1)
+    for index in range(2):
+        again.supervision.worker_ready(member(index, 1))
+    again.settle()
+    assert again.supervision.membership is None, "the third may be asked for what nobody else has"
+    again.supervision.worker_ready(member(2, 1))
+    again.settle()
+    assert again.members() == [(0, 1), (1, 1), (2, 1)]

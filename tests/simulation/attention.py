@@ -10,14 +10,19 @@ from cluster.engine.limits import EngineLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
 from cluster.engine.step import Abort, Admit, Emit, Event, Prepare, RunStep, StepDone, StepFailed
 from cluster.experts import dispatch_events as dispatch
-from cluster.experts.placement import Placement
+from cluster.experts.messages import ExpertRequest, answer_request
+from cluster.experts.placement import FALLBACK, Placement
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
+from model.moe import HandExperts
 from tests.cluster.engine.hand_transformer import hand_cache
-from tests.simulation.paper_model import LayerInput, StepPass, step_pass
+from tests.cluster.experts.hand import HandShard
+from tests.simulation.paper_model import NUM_EXPERTS, NUM_LAYERS, LayerInput, StepPass, step_pass
 from tests.simulation.workers import SimulatedTransport, WorkerProcess
 from tests.simulation.world import World
 
 WATCH_S = 0.2
+LOAD_ALL_S = 3.0
+"""Longest time until all experts are here."""
 STEP_S = 0.01
 
 OnEvents = Callable[[list[TokenEvent]], None]
@@ -44,12 +49,17 @@ class AttentionProcess:
         limit = DispatchLimits(reply_timeout_s=world.chance.choice([0.2, 1.0, 30.0]))
         self.dispatcher = TokenDispatcher(placement, incarnation, torch.float32, limit)
         self.transport = SimulatedTransport(world, self._from_workers)
-        self.transport.set_workers(find_workers(membership))
         self.is_alive = True
+        self._membership = membership
+        self.has_all = placement.is_collapsed
+        self._is_loading = False
+        self._epoch_here = placement.epoch if placement.is_collapsed else None
+        self._step_epoch_here: int | None = None
         self._pass: StepPass | None = None
         self._num_layers_run = 0
         self._num_steps = 0
         self._tick_at_s: float | None = None
+        self._follow()
 
     @property
     def is_idle(self) -> bool:
@@ -58,9 +68,21 @@ class AttentionProcess:
 
     def publish(self, membership: Membership) -> None:
         """Follow a membership."""
-        if membership.epoch > self.dispatcher.placement.epoch:
-            self.transport.set_workers(self._find_workers(membership))
-            self._dispatch(dispatch.PlacementPublished(self._make_placement(membership)))
+        if membership.epoch > self._membership.epoch:
+            self._membership = membership
+            self._follow()
+
+    @property
+    def epoch_in_use(self) -> int:
+        """Return the oldest epoch that the step under way, or the next one, goes by."""
+        running = [] if self.is_idle else [self._step_epoch_here]
+        epochs = [self.dispatcher.oldest_epoch if one is None else one for one in [*running, self._epoch_here]]
+        return min(epochs)
+
+    def asks(self, worker_id: str) -> bool:
+        """Say whether the step under way, or the next one, may ask a worker."""
+        is_all_here = self._epoch_here is not None and (self.is_idle or self._step_epoch_here is not None)
+        return not is_all_here and worker_id in self.dispatcher.placement.workers
 
     def admit(self, request: SequenceRequest) -> None:
         """Take a sequence in."""
@@ -88,6 +110,29 @@ class AttentionProcess:
         assert (stats.num_running, stats.num_waiting) == (0, 0)
         assert stats.num_free_blocks == stats.num_blocks, "blocks have leaked"
 
+    def _follow(self) -> None:
+        """Load all experts, or let them go, and change between here and the workers, as the membership says."""
+        placement = self._make_placement(self._membership)
+        wants_all = self._membership.wants_local or placement.is_collapsed
+        if wants_all and not self.has_all and not self._is_loading:
+            self._is_loading = True
+            self._world.soon(LOAD_ALL_S, self._loaded)
+        if placement.is_collapsed and not self.has_all:
+            return
+        self.transport.set_workers(self._find_workers(self._membership))
+        self._epoch_here = placement.epoch if placement.is_collapsed else None
+        if not placement.is_collapsed:
+            self._dispatch(dispatch.PlacementPublished(placement))
+            if not wants_all and self.has_all:
+                self.has_all = False
+                self._dispatch(dispatch.FallbackOffered(False))
+
+    def _loaded(self) -> None:
+        self._is_loading, self.has_all = False, True
+        if self.is_alive:
+            self._dispatch(dispatch.FallbackOffered(True))
+            self._follow()
+
     def _run(self, event: Event) -> None:
         for action in self.engine.on(event, self._world.now_s()):
             match action:
@@ -95,6 +140,7 @@ class AttentionProcess:
                     self.on_events(list(events))
                 case RunStep(plan):
                     self._pass = step_pass(plan, self._kv_cache)
+                    self._step_epoch_here = self._epoch_here
                     self._num_steps += 1
                     self._world.soon(STEP_S, lambda: self._go_on(None))
                 case Prepare():
@@ -113,6 +159,10 @@ class AttentionProcess:
         self._submit(asked)
 
     def _submit(self, asked: LayerInput) -> None:
+        if self._step_epoch_here is not None:
+            outputs = HandExperts().submit(asked.layer, asked.hidden, asked.gate).wait()
+            self._world.soon(STEP_S, lambda: self._go_on(outputs))
+            return
         self._num_layers_run += 1
         expert_ids = asked.gate.expert_ids.numpy()
         self._dispatch(dispatch.Submit(self._num_layers_run, self._num_steps, asked.layer, 0, asked.hidden, expert_ids))
@@ -121,9 +171,17 @@ class AttentionProcess:
         if self.is_alive:
             self._dispatch(event)
 
+    def _stand_in(self, request: ExpertRequest) -> None:
+        """Answer for a worker that cannot be asked."""
+        everything = {(layer, expert) for layer in range(NUM_LAYERS) for expert in range(NUM_EXPERTS)}
+        answer = answer_request(HandShard(everything), request, request.epoch, "cpu")
+        self._from_workers(dispatch.Answered(FALLBACK, answer))
+
     def _dispatch(self, event: dispatch.Event) -> None:
         for action in self.dispatcher.on(event, self._world.now_s()):
             match action:
+                case dispatch.Send(worker, request) if worker == FALLBACK:
+                    self._world.soon(STEP_S, lambda request=request: self._stand_in(request))
                 case dispatch.Send(worker, request):
                     self.transport.send(worker, request)
                 case dispatch.Complete(_, outputs):

@@ -58,7 +58,7 @@ class SimulatedCluster:
             world.soon(6.0, self._strike)
         if self._moves_experts and world.chance.random() < 0.5:
             for _ in range(world.chance.randint(1, 3)):
-                world.soon(8.0, lambda: self.supervisor.scale(world.chance.randint(self.share.copies, MAX_WORKERS)))
+                world.soon(8.0, lambda: self.supervisor.scale(self._random_size()))
         world.run_until(self._is_over, QUIET_S)
         for one in self.edge.received.values():
             self._compare(one)
@@ -75,14 +75,16 @@ class SimulatedCluster:
     def _watch(self) -> None:
         """Let attention learn of memberships, as long as a supervisor lives that has one; start it if it is down."""
         membership = self.supervisor.membership if self.supervisor.is_alive else None
-        if membership is not None and self._find() is None and self.world.now_s() >= self._restart_at_s:
+        is_served = membership is not None and (bool(membership.members) or membership.is_collapsed)
+        if membership is not None and is_served and self._find() is None and self.world.now_s() >= self._restart_at_s:
             self.attention = AttentionProcess(self.world, self.limits, membership, self._placement, self._workers)
             self.edge.connect(self.attention)
         if membership is not None and self.attention is not None and self.attention.is_alive:
             self.attention.publish(membership)
         if self._moves_experts and membership is not None and self._find() is not None and self.attention is not None:
             pairs = np.full((NUM_LAYERS, NUM_EXPERTS), MIN_PAIRS)
-            self.supervisor.note_traffic(TrafficReport(pairs, self.attention.dispatcher.oldest_epoch))
+            report = TrafficReport(pairs, self.attention.epoch_in_use, has_all=self.attention.has_all)
+            self.supervisor.note_traffic(report)
         self.world.later(WATCH_S, self._watch)
 
     def _placement(self, membership: Membership) -> Any:
@@ -127,7 +129,12 @@ class SimulatedCluster:
     def _is_asked(self, process: WorkerProcess) -> bool:
         """Say whether the attention replica goes by a placement that names the worker."""
         attention = self._find()
-        return attention is not None and worker_id(process.seat[0]) in attention.dispatcher.placement.workers
+        return attention is not None and attention.asks(worker_id(process.seat[0]))
+
+    def _random_size(self) -> int:
+        """Return how many workers there might be, or none."""
+        chance = self.world.chance
+        return 0 if chance.random() < 0.4 else chance.randint(self.share.copies, MAX_WORKERS)
 
     def _check(self) -> None:
         if self.attention is not None:

@@ -3,16 +3,18 @@
 It moves experts all the time: in place of the planner, chance swaps two of each layer.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from cluster.cluster_spec import worker_id
 from cluster.cluster_status import Member, Membership
+from cluster.errors import PlacementError
 from cluster.experts.first_placement import Share
 from cluster.experts.placement import Copies, Placement
 from cluster.experts.rebalance import BalanceLimits, BalancePlan
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import LoadExperts, MovePolicy, Order, PlanMoves
+from cluster.moves import LoadExperts, MovePolicy, Order, PlanMoves
 from cluster.reconcile import Rest
 from cluster.stored_state import StoredState
 from cluster.supervision import Supervision
@@ -97,7 +99,8 @@ class SupervisorProcess:
         """Want another number of workers, as an operator may."""
         if self.is_alive:
             self._world.note(f"{num_workers} workers are wanted")
-            self._supervision.scale(num_workers)
+            with contextlib.suppress(PlacementError):  # nobody has said yet whether all could be beside attention
+                self._supervision.scale(num_workers)
             self._act()
 
     @property
@@ -106,7 +109,7 @@ class SupervisorProcess:
         wanted, membership = self._supervision.num_workers, self._supervision.membership
         if not self.is_alive or membership is None or len(membership.members) != wanted:
             return False
-        placed = wanted if membership.placement is None else len(membership.placement.workers)
+        placed = wanted if membership.placement is None else membership.placement.num_workers
         return placed == wanted == sum(process.is_alive for process in self._store.workers.values())
 
     def note_traffic(self, report: TrafficReport) -> None:
