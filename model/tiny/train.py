@@ -3,7 +3,7 @@
 Two processes share the weights: each draws conversations of its own and computes their gradients, the first one steps
 by the mean. AdamW on the used rows of the vocabulary; the experts' weights are rounded to MXFP4 in the last part of the
 training, so that the checkpoint that ships is the one that was trained. Equal seeds on equal machines give equal
-checkpoints.
+checkpoints, also when a run is taken up again at one of its stages.
 """
 
 import argparse
@@ -38,7 +38,7 @@ QUANTIZED_FROM = 9_000
 """The step of the first stage from which on experts compute with MXFP4 weights."""
 NUM_SAMPLED_ROWS = 1000
 """Copied rows, beside those that a batch needs, that its loss is computed against."""
-RARE = {"fact": 3}
+RARE = {"fact": 3, "no function": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +122,8 @@ class Run:
     seed: int
     row_tokens: int
     out: Path
+    first_stage: int = 1
+    """Counted from 1; the parameters that the one before left in `out` are what it begins with."""
 
 
 def main() -> None:
@@ -130,12 +132,17 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--row-tokens", type=int, default=512)
+    parser.add_argument("--from-stage", type=int, default=1, help="go on from what the stage before left in DIR")
     arguments = parser.parse_args()
-    train(arguments.seed, arguments.row_tokens, arguments.out, STAGES)
+    train(arguments.seed, arguments.row_tokens, arguments.out, STAGES, arguments.from_stage)
 
 
-def train(seed: int, row_tokens: int, out: Path, stages: tuple[Stage, ...]) -> None:
-    """Run the stages; write each one's end as `stage-N.pt`, and the mean of the last two as `tiny.pt`, into `out`."""
+def train(seed: int, row_tokens: int, out: Path, stages: tuple[Stage, ...], first_stage: int = 1) -> None:
+    """Run the stages from the `first_stage` on, counted from 1; write what they leave into `out`.
+
+    Each leaves its weights as `stage-N.pt`, and as `parameters-N.pt` what the next one needs; `tiny.pt` is the mean of
+    the last two stages' weights.
+    """
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     encoding, words = load_vocabulary()
@@ -144,7 +151,9 @@ def train(seed: int, row_tokens: int, out: Path, stages: tuple[Stage, ...]) -> N
     model = TinyModel(shape, rows, seed)
     model.share_memory()
     gradients = SharedGradients(NUM_PROCESSES, list(model.parameters()))
-    run = Run(model, rows, gradients, stages, seed, row_tokens, out)
+    run = Run(model, rows, gradients, stages, seed, row_tokens, out, first_stage)
+    if first_stage > 1:
+        model.load_state_dict(torch.load(parameters_end(out, first_stage - 1), weights_only=True))
     spawn(run_stages, (run,), nprocs=NUM_PROCESSES)
     mean_of(*(load(stage_end(out, number)) for number in range(len(stages) - 1, len(stages) + 1))).save(out / "tiny.pt")
 
@@ -154,13 +163,18 @@ def stage_end(out: Path, number: int) -> Path:
     return out / f"stage-{number}.pt"
 
 
+def parameters_end(out: Path, number: int) -> Path:
+    """Return the file of all parameters at the end of a stage, counted from 1."""
+    return out / f"parameters-{number}.pt"
+
+
 def run_stages(process: int, run: Run) -> None:
     """Run every stage in one of the processes."""
     torch.set_num_threads(1)
     encoding, words = load_vocabulary()
     names = world_names(words)
     hard = tuple(word for word in names.capitals if len(encode_plain(encoding, word)) == 2)
-    for number, stage in enumerate(run.stages):
+    for number, stage in enumerate(run.stages[run.first_stage - 1 :], start=run.first_stage - 1):
         seed = (run.seed + number) * NUM_PROCESSES + process
         torch.manual_seed(seed)
         drawn = replace(names, capitals=names.capitals + stage.num_repeats * hard, real_share=stage.real_share)
@@ -172,6 +186,7 @@ def run_stages(process: int, run: Run) -> None:
         run_stage(process, run, stage, map(respell, batches))
         if process == 0:
             trained(run.model, run.rows).save(stage_end(run.out, number + 1))
+            torch.save(run.model.state_dict(), parameters_end(run.out, number + 1))
 
 
 def progress_bar(is_shown: bool) -> Progress:

@@ -31,7 +31,7 @@ PLAIN_KINDS = {
     "sum": 34, "difference": 12, "product": 6, "too large": 3, "fact": 20, "chat": 14, "date": 2, "unknown": 8,
     "memory": 12,
 }  # fmt: skip
-TOOL_KINDS = {"call": 51, "result": 23, "no function": 7, "sum": 4, "fact": 4, "chat": 4, "unknown": 3, "memory": 4}
+TOOL_KINDS = {"call": 53, "result": 24, "no function": 4, "sum": 4, "fact": 4, "chat": 4, "unknown": 3, "memory": 4}
 PYTHON_KINDS = {"python call": 40, "python result": 25, "sum": 15, "fact": 8, "chat": 7, "unknown": 5}
 FORMAT_KINDS = {"format": 100}
 

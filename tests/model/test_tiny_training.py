@@ -86,6 +86,9 @@ def test_every_stage_runs_and_equal_seeds_train_equally(tmp_path: Path) -> None:
     assert torch.equal(left.head, again.head)
     for name, weights in left.body.items():
         assert torch.equal(weights, again.body[name]), name
+    (other / "tiny.pt").unlink()
+    train.train(seed=0, row_tokens=256, out=other, stages=stages, first_stage=len(stages))
+    assert torch.equal(left.head, load(other / "tiny.pt").head), "taken up again at its last stage, it ends alike"
     asset = read_asset(pack(left, TinyShape()).to_bytes())
     assert asset.ids.tolist() == left.ids.tolist()
 
