@@ -56,7 +56,8 @@ def placement_text(status: ClusterStatus) -> str:
     ready = sum(1 for report in status.components if report.role == "worker" and report.is_ready)
     epoch = "no epoch yet" if status.epoch is None else f"epoch {status.epoch}"
     text = f"{ready} of {status.num_workers} workers, {status.copies} copies of each expert, {epoch}"
-    text += "" if status.num_placed is None else f", experts still on {status.num_placed}"
+    if status.num_placed is not None:
+        text += f", experts still on {status.num_placed}" if status.num_placed else ", experts still beside attention"
     text += f", {status.num_rescued} experts on workers that stand in" if status.num_rescued else ""
     return text if status.balance is None else f"{text}, {balance_text(status.balance)}"
 
