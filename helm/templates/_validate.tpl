@@ -121,7 +121,8 @@ leave actors waiting for resources that no node has. Each message names the valu
 {{/* Ray starts what it has resources for and leaves the rest waiting without a word, so count first. */}}
 {{- define "expertmesh.validateResources" -}}
 {{- $config := .Values.config -}}
-{{- $workers := int (dig "experts" "num_workers" 4 $config) -}}
+{{- $most := int (dig "experts" "scaling" "max_workers" 0 $config) -}}
+{{- $workers := max (int (dig "experts" "num_workers" 4 $config)) $most -}}
 {{- $replicas := max (int (dig "attention" "min_replicas" 1 $config)) (int (dig "attention" "max_replicas" 1 $config)) -}}
 {{- $wanted := dict -}}
 {{- range $resource, $amount := dig "experts" "worker_resources" dict $config -}}
@@ -133,7 +134,7 @@ leave actors waiting for resources that no node has. Each message names the valu
 {{- range $resource, $amount := $wanted -}}
 {{- $offered := float64 (include "expertmesh.offered" (dict "values" $.Values "resource" $resource)) -}}
 {{- if gt (float64 $amount) $offered -}}
-{{- fail (printf "config wants %v of the Ray resource %q (%d expert workers, up to %d attention replicas), the nodes offer %v; raise replicas, rayResources or GPUs" $amount $resource $workers $replicas $offered) -}}
+{{- fail (printf "config wants %v of the Ray resource %q (up to %d expert workers and %d attention replicas), the nodes offer %v; raise replicas, rayResources or GPUs" $amount $resource $workers $replicas $offered) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -35,7 +35,7 @@ BY_A_GUARD: list[tuple[tuple[tuple[str, object], ...], str]] = [
     ((("fullnameOverride", "4gpus"),), "must start with a letter"),
     ((("workerGroups.experts.minReplicas", 2),), "workerGroups.experts: minReplicas 2 is above maxReplicas 1"),
     ((("workerGroups.experts.replicas", 2),), "replicas 2 is not between minReplicas 1 and maxReplicas 1"),
-    ((("config.attention.max_replicas", 2),), '10 of the Ray resource "GPU" (8 expert workers, up to 2 attention'),
+    ((("config.attention.max_replicas", 2),), '10 of the Ray resource "GPU" (up to 8 expert workers and 2 attention'),
     ((("config.form", "standalone"),), "config.form: the chart runs a cluster"),
     ((("config.attention.drain_timeout_s", 600.0),), "shorter than config.attention.drain_timeout_s"),
     ((("config.experts.port_range", [7199, 7100]),), "ends before it starts"),
@@ -61,7 +61,8 @@ BY_A_GUARD: list[tuple[tuple[tuple[str, object], ...], str]] = [
     ((("head.rayResources", {"memory": 8}),), "head.rayResources: memory follows from"),
     ((("workerGroups.head", _A_GROUP),), "workerGroups.head: the name of the head node's own group"),
     ((("config.experts.num_workers", 9),), 'config wants 10 of the Ray resource "GPU"'),
-    ((("workerGroups.experts.enabled", False),), 'of the Ray resource "GPU" (8 expert workers'),
+    ((("config.experts.scaling", {"max_workers": 12}),), 'config wants 13 of the Ray resource "GPU"'),
+    ((("workerGroups.experts.enabled", False),), 'of the Ray resource "GPU" (up to 8 expert workers'),
     ((("workerGroups.experts.rayResources", {"expert": None}),), 'wants 8 of the Ray resource "expert"'),
     ((("head.rayResources", {"attention": None}),), 'of the Ray resource "attention"'),
 ]
