@@ -16,6 +16,7 @@ class Section(BaseModel):
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
+LAST_PORT = 65535
 
 
 class ModelSection(Section):
@@ -188,6 +189,18 @@ class ExpertsSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_places(self) -> "ExpertsSection":
+        if 0 < self.num_workers < self.copies:
+            raise ValueError(
+                f"copies is {self.copies}, each on a worker of its own, but num_workers is {self.num_workers}: "
+                "take fewer copies or more workers"
+            )
+        first, last = self.port_range
+        if not 0 <= first <= last <= LAST_PORT:
+            raise ValueError(f"port_range is {self.port_range}; wanted are a first and a last port up to {LAST_PORT}")
+        return self
+
+    @model_validator(mode="after")
     def _check_timeouts(self) -> "ExpertsSection":
         if self.layer_timeout_s <= self.reply_timeout_s:
             raise ValueError(
@@ -226,3 +239,11 @@ class AttentionSection(Section):
     max_concurrent_resumes: PositiveInt = Field(
         default=8, description="Resumed sequences of an edge that may wait for their first token at once"
     )
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> "AttentionSection":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas is {self.min_replicas}, more than max_replicas, which is {self.max_replicas}"
+            )
+        return self

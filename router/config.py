@@ -159,7 +159,7 @@ def parse_config(document: dict[str, Any], source: str) -> Config:
         path = [str(part) for part in problem["loc"]]
         advice = {"extra_forbidden": unknown_field, "model_type": section_advice}.get(problem["type"])
         said = advice(Config, path) if advice and path else None
-        said = said or f"{'.'.join(path) or 'document'}: {problem['msg']}"
+        said = said or f"{'.'.join(path) or 'document'}: {problem['msg'].removeprefix('Value error, ')}"
         raise ConfigInvalid(f"{source}: {said} (value: {shown(problem['input'])})") from error
 
 

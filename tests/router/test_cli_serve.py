@@ -135,6 +135,13 @@ def test_an_unknown_preset_is_told_with_those_that_exist():
     assert result.stderr.count("\n") == 1
 
 
+def test_fewer_workers_than_copies_are_one_line_before_anything_starts():
+    result = runner.invoke(app, ["serve", "tiny", "--set", "experts.num_workers=1"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: tiny: experts: copies is 2, each on a worker of its own")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_model_that_is_not_here_is_one_line_before_anything_starts(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     result = runner.invoke(app, ["serve", "tiny", "--model", "/no/such/place", "--port", "0", "--grpc-port", "0"])
