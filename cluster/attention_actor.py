@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster.cluster_spec import ClusterSpec
-from cluster.cluster_status import FAILED, READY, ComponentReport, Membership
+from cluster.cluster_status import FAILED, PREPARING, READY, ComponentReport, Membership
 from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
 from cluster.errors import EngineStopped
@@ -83,9 +83,12 @@ class AttentionReplica:
         await asyncio.to_thread(self._side.engine.check_integrity)
 
     def _begin(self) -> None:
-        self._reporter.stage("opening the checkpoint")
+        self._reporter.stage(PREPARING)
         from cluster.attention_side import AttentionLoader
+        from model.fingerprint import kernel_build
 
+        kernel_build(self._spec.attention.device)
+        self._reporter.stage("opening the checkpoint")
         loader = AttentionLoader(self._spec, self._reporter.loading)
         dense = loader.load_dense()
         self._membership = self._first_membership()

@@ -133,6 +133,8 @@ def newest_known(last: ClusterStatus | None, fresh: ClusterStatus) -> ClusterSta
     return fresh
 
 
+PREPARING = "preparing the kernels"
+"""The stage before loading; on a CPU, a first start compiles them."""
 READY = "ready"
 FAILED = "failed"
 """It could not start, and says why."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from cluster.cluster_spec import ClusterSpec, worker_id
-from cluster.cluster_status import READY, ComponentReport, Member
+from cluster.cluster_status import PREPARING, READY, ComponentReport, Member
 from cluster.errors import WorkerLost
 from cluster.experts.placement import ExpertKey
 from cluster.progress_reporter import ProgressReporter
@@ -96,10 +96,13 @@ class ExpertWorker:
             raise WorkerLost(self._end_reason)
 
     def _serve(self, host: str) -> "ServedShare":
+        self._reporter.stage(PREPARING)
         from cluster.expert_side import serve_share
         from cluster.experts.server import ServerOptions
+        from model.fingerprint import kernel_build
 
         seat = self._seat
+        kernel_build(seat.spec.experts.device)
         self._reporter.stage("opening the checkpoint")
         first, last = seat.spec.experts.port_range
         options = ServerOptions(seat.secret, host, (first, last))

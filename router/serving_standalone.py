@@ -11,6 +11,7 @@ import uvicorn
 from rich.console import Console
 
 from cluster.clock import MonotonicClock
+from cluster.cluster_status import PREPARING
 from cluster.standalone import Standalone, StandaloneSections
 from model.fingerprint import kernel_build
 from model.load import LoadProgress
@@ -26,8 +27,6 @@ from router.startup_view import StartupView, print_summary
 
 MODEL = "model"
 """Name of the one component in progress displays."""
-PREPARING = "preparing the kernels"
-"""The stage before loading; on a CPU, a first start compiles them."""
 _SHOW_INTERVAL_S = 0.1
 _WATCH_INTERVAL_S = 0.5
 _GRPC_GRACE_S = 2.0

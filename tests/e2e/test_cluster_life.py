@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,6 +103,18 @@ def gauge(client: httpx.Client, name: str) -> float:
 
 def num_running(client: httpx.Client) -> float:
     return gauge(client, 'expertmesh_engine_sequences{state="running"}')
+
+
+def test_its_start_has_told_what_it_was_at_and_ended_with_a_table(cluster: Served) -> None:
+    """A first start compiles the kernels: that is said, by whoever does it."""
+    eventually(lambda: "epoch 0" in cluster.log.read_text(encoding="utf-8"))
+    told = cluster.log.read_text(encoding="utf-8")
+    for line in ("attention: preparing the kernels", "experts: preparing the kernels", "experts: ready, all 4 workers"):
+        assert line in told, told
+    table = told.partition("Ready after ")[2]
+    url = f"http://127.0.0.1:{cluster.http_port}/v1"
+    for row in (f"HTTP +{url}", "model +tiny", "experts +4 of 4 workers, 2 copies of each"):
+        assert re.search(row, table), told
 
 
 def test_requests_go_on_through_the_death_of_a_worker_and_it_is_made_anew(client: httpx.Client, run_root: Path) -> None:
