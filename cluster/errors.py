@@ -4,6 +4,7 @@ ClusterError
 ├── EngineError
 │   ├── QueueFull            the bounded inbox of the engine is full
 │   ├── ContextOverflow      prompt (plus what must be produced) does not fit the context or the KV cache
+│   ├── TokenUnknown         a token id is none of this model's
 │   ├── EngineStopped        the engine ended while the sequence ran
 │   │   └── ReplicaLeaves    it will end: the sequence is to go on at another before that
 │   └── GrammarRefused       what a sequence is to be held to cannot be compiled
@@ -33,6 +34,10 @@ class QueueFull(EngineError):
 
 class ContextOverflow(EngineError):
     """The sequence does not fit the context length or the KV cache."""
+
+
+class TokenUnknown(EngineError):
+    """A sequence names a token id that is beyond the model's vocabulary; the message says which."""
 
 
 class EngineStopped(EngineError):

@@ -7,10 +7,10 @@ that it never took it in.
 from dataclasses import dataclass
 
 from cluster.engine.sequence import FinishReason
-from cluster.errors import ContextOverflow, EngineError, EngineStopped, QueueFull
+from cluster.errors import ContextOverflow, EngineError, EngineStopped, QueueFull, TokenUnknown
 
 _KINDS: dict[str, type[EngineError]] = {
-    kind.__name__: kind for kind in (QueueFull, ContextOverflow, EngineStopped, EngineError)
+    kind.__name__: kind for kind in (QueueFull, ContextOverflow, TokenUnknown, EngineStopped, EngineError)
 }
 
 

@@ -38,6 +38,7 @@ from cluster.errors import (
     HandshakeRefused,
     PlacementError,
     QueueFull,
+    TokenUnknown,
     WorkerLost,
     WrongEpoch,
 )
@@ -258,7 +259,7 @@ def answer_to(error: BaseException) -> RequestError:
         return error
     if isinstance(error, ContextOverflow):
         return InvalidRequest(str(error), code="context_length_exceeded")
-    if isinstance(error, TokenizerError):
+    if isinstance(error, TokenizerError | TokenUnknown):
         return InvalidRequest(str(error), code="invalid_value")
     for ancestor in type(error).__mro__:
         if ancestor in _ANSWERS:

@@ -115,7 +115,7 @@ class EngineThread:
     def admit(self, request: SequenceRequest) -> None:
         """Take a sequence; its events go to `on_step`, the last one with a finish_reason.
 
-        Raises ContextOverflow, QueueFull, EngineStopped, or EngineError for a request that is wrong in itself; nothing
+        Raises QueueFull, EngineStopped, or for a request that is wrong in itself what `check_request` raises; nothing
         is admitted then. A higher attempt of a sequence that is still here ends the older one.
         """
         self.limits.check_request(request)

@@ -6,7 +6,7 @@ from cluster.engine.blocks import BlockCount, BlockGeometry
 from cluster.engine.scheduler import StepLimits
 from cluster.engine.sequence import SequenceRequest
 from cluster.engine.speculate import SpeculationLimits
-from cluster.errors import ContextOverflow, EngineError
+from cluster.errors import ContextOverflow, EngineError, TokenUnknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class EngineLimits:
         return self.step.max_running_sequences + self.max_waiting_sequences
 
     def check_request(self, request: SequenceRequest) -> None:
-        """Raise ContextOverflow, or EngineError for a request that no engine of this model can serve."""
+        """Raise ContextOverflow or TokenUnknown, or EngineError for what else no engine of this model can serve."""
         num_tokens = len(request.prompt_ids)
         if not 0 <= request.num_released < max(num_tokens, 1):
             raise EngineError(f"{request.num_released} of {num_tokens} prompt tokens cannot be released output")
@@ -68,4 +68,4 @@ class EngineLimits:
     def _check_ids(self, field: str, token_ids: tuple[int, ...]) -> None:
         if token_ids and not (min(token_ids) >= 0 and max(token_ids) < self.vocab_size):
             wrong = next(token_id for token_id in token_ids if not 0 <= token_id < self.vocab_size)
-            raise EngineError(f"{field} holds {wrong}, which is no token id: the vocabulary has {self.vocab_size}")
+            raise TokenUnknown(f"{field} holds {wrong}, but this model's vocabulary has {self.vocab_size} token ids")

@@ -2,7 +2,15 @@
 
 import pytest
 
-from cluster.errors import ClusterError, ContextOverflow, EngineStopped, HandshakeRefused, QueueFull, WorkerLost
+from cluster.errors import (
+    ClusterError,
+    ContextOverflow,
+    EngineStopped,
+    HandshakeRefused,
+    QueueFull,
+    TokenUnknown,
+    WorkerLost,
+)
 from model.errors import CheckpointDamaged, TokenizerError
 from router.errors import (
     ConfigInvalid,
@@ -43,7 +51,14 @@ def test_an_error_of_the_inside_is_told_by_its_kind_only(error: Exception, kind:
     assert "10.1.2.3" not in str(answer.body())
 
 
-@pytest.mark.parametrize("error", [ContextOverflow("the prompt has 9 tokens"), TokenizerError("9 is no token id")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ContextOverflow("the prompt has 9 tokens"),
+        TokenizerError("9 is no token id"),
+        TokenUnknown("prompt_ids holds 9, but this model's vocabulary has 8 token ids"),
+    ],
+)
 def test_an_error_of_the_request_is_told_in_its_own_words(error: Exception) -> None:
     answer = answer_to(error)
 

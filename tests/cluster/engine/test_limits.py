@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.engine.blocks import BlockCount
-from cluster.errors import ContextOverflow, EngineError
+from cluster.errors import ContextOverflow, EngineError, TokenUnknown
 from tests.cluster.engine.driver import hand_limits, request
 
 
@@ -22,8 +22,8 @@ def test_limits_under_which_a_sequence_would_wait_for_ever_are_refused() -> None
         ([], 0, EngineError, "no tokens"),
         ([1] * 100, 0, ContextOverflow, "has 100 tokens and leaves no room"),
         ([1] * 101, 50, ContextOverflow, "have 101 tokens"),
-        ([1, 97], 0, EngineError, "prompt_ids holds 97"),
-        ([1, -1], 0, EngineError, "prompt_ids holds -1"),
+        ([1, 97], 0, TokenUnknown, "prompt_ids holds 97, but this model's vocabulary has 97 token ids"),
+        ([1, -1], 0, TokenUnknown, "prompt_ids holds -1"),
         ([1, 2], 2, EngineError, "cannot be released"),
         ([1, 2], -1, EngineError, "cannot be released"),
     ],
@@ -36,5 +36,5 @@ def test_a_request_that_cannot_be_served_is_refused(
 
 
 def test_a_bias_outside_the_vocabulary_is_refused() -> None:
-    with pytest.raises(EngineError, match="logit_bias holds 97"):
+    with pytest.raises(TokenUnknown, match="logit_bias holds 97"):
         hand_limits().check_request(request("a", [1], logit_bias=((97, 1.0),)))
