@@ -1,6 +1,6 @@
 """The native CPU kernels, loaded by ctypes: those that came prebuilt, or else built once into the user's cache.
 
-Where there is no compiler the torch twins take over; `native_library()` says why. EXPERTMESH_KERNELS=torch asks for
+Where there is no compiler the torch twins take over, and the log says why. EXPERTMESH_KERNELS=torch asks for
 the twins, EXPERTMESH_KERNELS=native makes their absence an error. Both give row-independent results, with different
 bits, so the choice is part of the numerics fingerprint.
 
@@ -9,6 +9,7 @@ loops. EXPERTMESH_INSTRUCTIONS=avx2 or =generic leaves out what lies above. All 
 """
 
 import ctypes
+import logging
 import os
 import subprocess
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch import Tensor
 from model.errors import KernelsUnavailable
 from model.kernels.native_build import LEFT_OUT, build, prebuilt, source_digest
 
+logger = logging.getLogger(__name__)
 CHOICE_VARIABLE = "EXPERTMESH_KERNELS"
 INSTRUCTIONS_VARIABLE = "EXPERTMESH_INSTRUCTIONS"
 _INSTRUCTION_LEVELS = {0: "generic", 2: "avx2", 3: "avx512"}
@@ -52,7 +54,7 @@ class NativeKernels:
 
     library: NativeLibrary | None
     reason: str
-    """Why they are in use, or why not; for logs and /ready."""
+    """Why they are in use, or why not."""
 
 
 @cache
@@ -69,6 +71,7 @@ def native_kernels() -> NativeKernels:
     except (OSError, subprocess.SubprocessError) as error:
         if choice == "native":
             raise KernelsUnavailable(f"{CHOICE_VARIABLE}=native, but {_words(error)}") from error
+        logger.warning("PyTorch computes in place of the faster CPU kernels: %s", _words(error))
         return NativeKernels(None, _words(error))
     return NativeKernels(library, f"native kernels {library.version}")
 

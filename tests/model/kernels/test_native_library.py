@@ -38,6 +38,7 @@ def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_without_a_compiler_the_twins_take_over_and_say_so(tmp_path: Path) -> None:
     done = run(REASON, PATH=str(tmp_path), CXX="", EXPERTMESH_CACHE=str(tmp_path))
     assert "no C++ compiler (install g++" in done.stdout
+    assert "PyTorch computes in place of the faster CPU kernels: there is no C++ compiler" in done.stderr
     assert done.stdout.endswith("True\n")
 
 
