@@ -73,8 +73,9 @@ def test_the_presets_are_those_that_stay_stable() -> None:
 
 
 @pytest.mark.parametrize("name", preset_names())
-def test_every_preset_loads(name: str) -> None:
-    load_config(name)
+def test_every_preset_loads_and_takes_a_model_of_any_context(name: str) -> None:
+    """`--model` serves any checkpoint with it: how long sequences may be is for checkpoint and memory to say."""
+    assert load_config(name).model.max_context_tokens is None
 
 
 @pytest.mark.parametrize("name", sorted(chart_values()))
