@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 
+import torch
 import uvicorn
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from router.api.grpc_server import GrpcServer, start_grpc_server
 from router.app import create_app, uvicorn_config
 from router.backend import ComponentProgress, Readiness, StandaloneBackend
 from router.config import Config
-from router.errors import StartFailed
+from router.errors import PlatformRefused, StartFailed
 from router.interrupts import end_children, end_process
 from router.service import InferenceService
 from router.startup_view import StartupView, print_summary
@@ -98,8 +99,14 @@ def serve_standalone(
 ) -> None:
     """Serve until interrupted.
 
-    Raises what loading raises, PlatformRefused for a port that is taken, and StartFailed if the engine stops.
+    Raises what loading raises, PlatformRefused for a port that is taken or a device that is not there, and StartFailed
+    if the engine stops.
     """
+    if config.attention.device == "cuda" and not torch.cuda.is_available():
+        raise PlatformRefused(
+            "attention.device is cuda, and PyTorch finds no CUDA device on this machine; "
+            "--set attention.device=cpu computes without one"
+        )
     backend = StandaloneBackend()
     loading = _Loading(config, backend)
     try:

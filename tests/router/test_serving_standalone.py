@@ -9,6 +9,7 @@ from typing import Any, cast
 import grpc
 import httpx
 import pytest
+import torch
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from router.api.grpc_server import start_grpc_server
 from router.app import create_app, uvicorn_config
 from router.backend import StandaloneBackend
 from router.config import load_config
-from router.errors import StartFailed
+from router.errors import PlatformRefused, StartFailed
 from router.serving_standalone import _Loading, _Server, serve_standalone
 from tests.e2e.served import free_port, is_port_free
 from tests.router.fakes.hand_backend import HandBackend
@@ -83,3 +84,9 @@ def test_an_engine_that_stops_ends_the_server_with_its_reason(monkeypatch: pytes
         with pytest.raises(StartFailed, match="nothing brings it back: the engine was stopped"):
             ended.result(30)
     assert is_port_free(ports)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_preset_for_a_gpu_is_refused_where_there_is_none() -> None:
+    with pytest.raises(PlatformRefused, match="PyTorch finds no CUDA device on this machine"):
+        serve_standalone(load_config("gpt-oss-20b-1gpu", ["model.path=tiny"]), Console(file=io.StringIO()), 0.0)
