@@ -20,7 +20,17 @@ from model.tiny.vocabulary import load_vocabulary
 MAX_ASSET_BYTES = 5_000_000
 VOCABULARY = 201088
 NUM_BATCHES = 20
-LEAST_SHARES = {"sum": 0.98, "call": 0.9, "result": 0.9, "fact": 0.85, "chat": 0.9, "python call": 0.9, "unknown": 0.9}
+LEAST_SHARES = {
+    "sum": 0.98,
+    "call": 0.9,
+    "result": 0.9,
+    "fact": 0.85,
+    "chat": 0.9,
+    "python call": 0.9,
+    "unknown": 0.9,
+    "format sum": 0.95,
+    "format fact": 0.8,
+}
 WEATHER = Function(
     "get_weather",
     "Get the current weather in a given location.",
