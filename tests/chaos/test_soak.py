@@ -28,7 +28,7 @@ sys.stdin.read()
 @pytest.mark.timeout(300)
 def test_a_short_soak_loses_and_changes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "tests.chaos.soak", "--minutes", "0.02", "--round-s", "5", "--kill-every-s", "2"]
+    command = [sys.executable, "-m", "tests.chaos.soak", "--minutes", "0.02", "--round-s", "3", "--kill-every-s", "1.5"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     ended = subprocess.run(
         [*command, "--out", str(out)], capture_output=True, text=True, env=environment, timeout=280, check=False

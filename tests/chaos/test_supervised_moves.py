@@ -41,6 +41,12 @@ def server(root: Path) -> Generator[Served]:
     assert is_port_free([running.http_port, running.grpc_port])
 
 
+@pytest.fixture(scope="module")
+def expected(server: Served) -> dict[str, Any]:
+    """What clients are told when nothing happens."""
+    return ask_all(server)
+
+
 def placement(server: Served) -> str:
     return str(httpx.get(f"{server.url}/ready", trust_env=False).json()["placement"])
 
@@ -50,8 +56,9 @@ def num_moved(server: Served) -> int:
     return int(found[1]) if found else 0
 
 
-def test_moved_experts_outlive_a_worker_and_the_supervisor(server: Served, root: Path) -> None:
-    expected = ask_all(server)
+def test_moved_experts_outlive_a_worker_and_the_supervisor(
+    server: Served, root: Path, expected: dict[str, Any]
+) -> None:
     eventually(lambda: num_moved(server) > 0)
     (victim, *_) = pids_titled(run_of(root), "ray::ExpertWorker")
     os.kill(victim, signal.SIGKILL)
@@ -75,8 +82,7 @@ def scale(server: Served, num_workers: int) -> None:
 
 
 def ask_all_while_scaling(server: Served, root: Path, num_workers: int) -> dict[str, Any]:
-    """Return the answers to load that goes on until so many workers hold all experts, and there are no others."""
-    answers: list[dict[str, Any]] = []
+    """Return the answers to load that begins with the change; then so many workers hold all experts, and no others."""
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask_all, server)
         scale(server, num_workers)
@@ -84,21 +90,20 @@ def ask_all_while_scaling(server: Served, root: Path, num_workers: int) -> dict[
         whole = re.compile(f"{words}(?!.*still on)")
         eventually(lambda: whole.match(placement(server)) is not None)
         eventually(lambda: len(pids_titled(run_of(root), "ray::ExpertWorker")) == num_workers)
-        answers += [asked.result(), ask_all(server)]
-    assert answers[0] == answers[1]
-    return answers[0]
+        return asked.result()
 
 
-def test_workers_join_and_leave_under_load(server: Served, root: Path) -> None:
-    expected = ask_all(server)
+def test_workers_join_and_leave_under_load(server: Served, root: Path, expected: dict[str, Any]) -> None:
     assert ask_all_while_scaling(server, root, 5) == expected
     assert ask_all_while_scaling(server, root, 2) == expected
 
 
-def test_all_experts_come_beside_attention_and_go_again_under_load(server: Served, root: Path) -> None:
-    expected = ask_all(server)
+def test_all_experts_come_beside_attention_and_go_again_under_load(
+    server: Served, root: Path, expected: dict[str, Any]
+) -> None:
     assert ask_all_while_scaling(server, root, 0) == expected
     (supervisor,) = pids_titled(run_of(root), "ray::Supervisor")
     os.kill(supervisor, signal.SIGKILL)
     eventually(lambda: pids_titled(run_of(root), "ray::Supervisor") not in ([], [supervisor]))
     assert ask_all_while_scaling(server, root, 2) == expected
+    assert ask_all(server) == expected
