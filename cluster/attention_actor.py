@@ -20,6 +20,7 @@ from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
 from cluster.errors import EngineStopped
 from cluster.held_sequences import HeldSequences
+from cluster.lasting import set_lasting_aside
 from cluster.membership_refresher import MembershipRefresher
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
@@ -96,6 +97,7 @@ class AttentionReplica:
         self._side: AttentionSide = loader.finish(dense, self._membership, secret)
         self._reporter.stage("warming up")
         warm_up(self._side.engine)
+        set_lasting_aside()
         identity = ReplicaIdentity(self._name, self._side.fingerprint)
         limits = StreamLimits(self._spec.attention.heartbeat_timeout_s)
         self._stream = TokenStreamServer(identity, secret, limits, self._abort_all)

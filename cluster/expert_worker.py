@@ -17,6 +17,7 @@ from cluster.cluster_spec import ClusterSpec, worker_id
 from cluster.cluster_status import PREPARING, READY, ComponentReport, Member
 from cluster.errors import WorkerLost
 from cluster.experts.placement import ExpertKey
+from cluster.lasting import set_lasting_aside
 from cluster.progress_reporter import ProgressReporter
 from cluster.ray_runtime import NAMESPACE, node_name, read_value
 from cluster.stored_state import StoredState
@@ -108,7 +109,9 @@ class ExpertWorker:
         options = ServerOptions(seat.secret, host, (first, last))
         stored = read_value(seat.spec.state_key)
         moved = None if stored is None else StoredState.from_json(stored).moved_placement
-        return serve_share(seat.spec, seat.index, options, self._reporter.loading, self._end, moved)
+        served = serve_share(seat.spec, seat.index, options, self._reporter.loading, self._end, moved)
+        set_lasting_aside()
+        return served
 
     def _end(self, reason: str) -> None:
         """Say why to whoever holds this worker, and end the process even if nobody does."""

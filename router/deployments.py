@@ -24,6 +24,7 @@ from cluster.attention_actor import AttentionReplica
 from cluster.cluster_spec import ClusterSpec
 from cluster.engine.sequence import SequenceRequest
 from cluster.errors import EngineStopped, QueueFull
+from cluster.lasting import set_lasting_aside
 from cluster.ray_runtime import ATTENTION_RESOURCE
 from cluster.sequence_end import SequenceEnd
 from cluster.supervisor import connect_supervisor, find_supervisor
@@ -177,6 +178,8 @@ class Edge:
         service = InferenceService(backend, Tokenizer(), self._config)
         self._grpc = await start_grpc_server(service, self._config, self._keys, shares_port=True)
         self._presence = watch_own_presence(self._grpc.health.routed)
+        await service.warm_up()
+        set_lasting_aside()
         return create_app(service, self._config, self._keys, names_responses=False, scale=self._scale)
 
     async def _scale(self, num_workers: int) -> None:

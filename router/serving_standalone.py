@@ -13,6 +13,7 @@ from rich.console import Console
 
 from cluster.clock import MonotonicClock
 from cluster.cluster_status import PREPARING
+from cluster.lasting import set_lasting_aside
 from cluster.standalone import Standalone, StandaloneSections
 from model.fingerprint import kernel_build
 from model.load import LoadProgress
@@ -181,6 +182,7 @@ async def _watch(
         server.should_exit = True
         raise loading.failure
     if not server.should_exit:
+        set_lasting_aside()
         print_summary(console, loading.config, await backend.ready(), MonotonicClock().now_s() - started_s)
         on_ready(loading.config)
     while not server.should_exit:
