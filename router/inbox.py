@@ -28,7 +28,7 @@ class Subscription:
         self.source: str | None = None
         """Which engine's stream brings the events, once chosen."""
         self._items: deque[_Item] = deque()
-        self._has_items = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     async def events(self, timeout_s: float, deadline_s: float | None = None) -> AsyncGenerator[TokenEvent, None]:
         """Yield events up to the one with a finish reason.
@@ -37,29 +37,31 @@ class Subscription:
         earlier gives its own `deadline_s`, in its loop's time.
         """
         deadline_s = self.loop.time() + timeout_s if deadline_s is None else deadline_s
-        while True:
-            await self._wait_until(deadline_s, timeout_s)
-            item = self._items.popleft()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-            if item.finish_reason is not None:
-                return
+        # One timer for all waits: a deadline around each would cost as much as all else that is done with a token.
+        late = DeadlinePassed(f"The request ran longer than {timeout_s:g} s and was ended.")
+        timer = self.loop.call_at(deadline_s, self.put, late)
+        try:
+            while True:
+                item = await self._next()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.finish_reason is not None:
+                    return
+        finally:
+            timer.cancel()
 
     def put(self, item: _Item) -> None:
         """Append an event or a failure; from the subscription's own loop."""
         self._items.append(item)
-        self._has_items.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
-    async def _wait_until(self, deadline_s: float, timeout_s: float) -> None:
-        if self._items:
-            return
-        self._has_items.clear()
-        try:
-            async with asyncio.timeout_at(deadline_s):
-                await self._has_items.wait()
-        except TimeoutError:
-            raise DeadlinePassed(f"The request ran longer than {timeout_s:g} s and was ended.") from None
+    async def _next(self) -> _Item:
+        if not self._items:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+        return self._items.popleft()
 
 
 class Inbox:
