@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from router.cli_edge import edge
 from router.cli_failover import failover
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(help="Measure speed on this machine, and what clients see of failures.", no_args_is_help=True)
 bench.command()(failover)
+bench.command()(edge)
 
 Geometry = Annotated[str, typer.Option(help="gpt-oss-20b, gpt-oss-120b, `tiny`, or a checkpoint.")]
 Layers = Annotated[int | None, typer.Option(help="Only the first so many layers of a published geometry.")]

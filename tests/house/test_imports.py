@@ -33,7 +33,7 @@ RIM: dict[str, tuple[str, ...]] = {
     "triton": ("model/kernels/_*_triton.py",),
     "fastapi": WEB,
     "starlette": WEB,
-    "uvicorn": ("router/app.py", "router/serving_standalone.py"),
+    "uvicorn": ("router/app.py", "router/serving_standalone.py", "router/edge_bench/rig.py"),
     "pydantic": ("cluster/config.py", "router/*.py"),
     "openai_harmony": (
         "router/harmony/*.py",
