@@ -18,6 +18,7 @@ from router.errors import ConfigInvalid, PlatformRefused, Unauthenticated
 KEYS_VARIABLE = "EXPERTMESH_API_KEYS"
 """Keys separated by commas."""
 _SCHEME = "bearer "
+_NAME_CHARS = 8
 _client: ContextVar[str | None] = ContextVar("client", default=None)
 """The name of the key that the present request came with, empty where none is needed; None if nobody has looked."""
 
@@ -48,7 +49,7 @@ class KeyRing:
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         if not any(matches):
             raise Unauthenticated("This API key is not known here.")
-        return digest.hex()[:8]
+        return digest.hex()[:_NAME_CHARS]
 
     def owner(self, authorization: str | None) -> str:
         """Return whose things the bearer of a checked `authorization` header sees: the key's digest.
@@ -61,6 +62,11 @@ class KeyRing:
 def note_client(key_name: str | None) -> None:
     """Remember, for the request that is being answered, whose key it came with; None where no key is needed."""
     _client.set(key_name or "")
+
+
+def note_owner(owner: str) -> None:
+    """Remember that what runs now runs for the bearer of the key that `KeyRing.owner` has named."""
+    note_client(owner[:_NAME_CHARS] or None)
 
 
 def cache_salt() -> str:

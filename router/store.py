@@ -3,6 +3,7 @@
     put, get, chain, delete          a response; a chain is a conversation's responses, the first one first
     events                           what its stream said
     renew, end, ask_cancel           a response under way is leased by the edge that runs it
+    lost, take, leave                whose edge has died is taken over by another one, and by one only
 
 Expired responses are gone for whoever asks, and swept away later. Beyond the bounds those unused for longest go, of the
 owner who holds most.
@@ -13,6 +14,7 @@ import logging
 import re
 import threading
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -23,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from router.config import StoreSection
 from router.errors import RETRY_AFTER_S, NotFound, Unavailable
 from router.store_rows import (
+    Lease,
     StoredResponse,
     Totals,
     add_events,
@@ -31,11 +34,14 @@ from router.store_rows import (
     expired_rows,
     find_events,
     find_row,
-    is_leased,
+    hold_row,
+    leave_row,
+    lost_rows,
     oldest_rows,
     put_row,
     renew_row,
     secret_of,
+    take_row,
     totals,
     touch_rows,
     want_cancel,
@@ -45,7 +51,7 @@ from router.store_tables import checked_url, open_database
 RESPONSE_ID = re.compile(r"resp_[0-9a-f]{32}")
 """Other ids are nobody's, and no database is asked for them."""
 LEASE_S = 15.0
-"""An edge that has not renewed for so long has stopped, and what it ran has failed."""
+"""An edge that has not renewed for so long has stopped, and another one may take over what it ran."""
 SWEEP_INTERVAL_S = 300.0
 _SWEEP_BATCH = 50
 _S_PER_DAY = 86_400.0
@@ -64,6 +70,7 @@ class ResponseStore:
 
         Raises ConfigInvalid for a database that can never be opened here.
         """
+        self._runner = uuid.uuid4().hex
         self._section = section
         self._url = checked_url(section.url)
         self._now_s = now_s
@@ -85,8 +92,8 @@ class ResponseStore:
 
         def put(connection: Connection) -> None:
             now_s = self._now_s()
-            lease_s = now_s + LEASE_S if is_running else None
-            num_bytes = put_row(connection, stored, now_s, self._expiry_s(now_s), lease_s)
+            lease = self._lease() if is_running else None
+            num_bytes = put_row(connection, stored, now_s, self._expiry_s(now_s), lease)
             self._hold(1, num_bytes + add_events(connection, stored.id, 0, lines))
 
         await self._run(put)
@@ -95,11 +102,11 @@ class ResponseStore:
     async def renew(self, response_id: str, first: int, lines: Sequence[bytes]) -> bool:
         """Say that a response is still run, and keep its events from sequence number `first` on.
 
-        Return whether it is still wanted: neither cancelled, nor deleted, nor taken for lost.
+        Return whether it is still wanted, and ours: neither cancelled, nor deleted, nor taken over by another edge.
         """
 
         def renew(connection: Connection) -> bool:
-            is_wanted = renew_row(connection, response_id, self._now_s() + LEASE_S)
+            is_wanted = renew_row(connection, response_id, self._lease())
             if is_wanted:
                 self._hold(0, add_events(connection, response_id, first, lines))
             return is_wanted
@@ -107,10 +114,10 @@ class ResponseStore:
         return await self._run(renew)
 
     async def end(self, stored: StoredResponse, first: int, lines: Sequence[bytes]) -> bool:
-        """Write how a leased response ended, and its last events; return False if it was deleted, or ended, before."""
+        """Write how a response ended that is leased to us, and its last events; return False if it is not."""
 
         def end(connection: Connection) -> bool:
-            if not is_leased(connection, stored.id):
+            if not hold_row(connection, stored.id, self._runner):
                 return False
             now_s = self._now_s()
             self._hold(0, add_events(connection, stored.id, first, lines))
@@ -129,6 +136,21 @@ class ResponseStore:
                 self._hold(0, put_row(connection, stored, now_s, self._expiry_s(now_s), None))
 
         await self._run(end)
+
+    async def lost(self, limit: int) -> list[StoredResponse]:
+        """Return responses that are under way and that nobody runs any more, not more than `limit`."""
+        return await self._run(lambda connection: lost_rows(connection, self._now_s(), limit))
+
+    async def take(self, response_id: str) -> bool:
+        """Lease a lost response to ourselves, to run it again; return whether it was there to take.
+
+        Of all edges that try, one succeeds; whoever ran it before can neither renew nor end it any more.
+        """
+        return await self._run(lambda connection: take_row(connection, response_id, self._lease(), self._now_s()))
+
+    async def leave(self, stored: StoredResponse) -> None:
+        """Let go of a response that was taken and could not be begun: it is lost for as long as it was before."""
+        await self._run(lambda connection: leave_row(connection, stored, self._runner, self._now_s()))
 
     async def get(self, owner: str, response_id: str) -> StoredResponse | None:
         """Return the owner's response; None if there is none, it has expired, or it is another's."""
@@ -226,6 +248,9 @@ class ResponseStore:
     def _hold(self, num_responses: int, num_bytes: int) -> None:
         with self._lock:
             self._held = Totals(self._held.num_responses + num_responses, self._held.num_bytes + num_bytes)
+
+    def _lease(self) -> Lease:
+        return Lease(self._runner, self._now_s() + LEASE_S)
 
     def _expiry_s(self, now_s: float) -> float:
         return now_s + self._section.expiry_days * _S_PER_DAY

@@ -30,8 +30,17 @@ class StoredResponse:
     """The items of its own input, without those of earlier responses."""
     date: str
     """The date of its conversation, YYYY-MM-DD."""
-    is_lost: bool = False
-    """It was under way, and whoever ran it has given no sign of life for the length of a lease."""
+    request: dict[str, Any] | None = None
+    """Of one that is under way: the body that asked for it, to run it again by."""
+    num_runs: int = 0
+    """Of one that is under way: how many edges have run it, one after another."""
+    lost_s: float | None = None
+    """Seconds since its lease ended: it was under way, and whoever ran it has given no sign of life."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether nobody runs it, though it is not over."""
+        return self.lost_s is not None
 
     @property
     def previous_id(self) -> str | None:
@@ -45,6 +54,14 @@ class StoredResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """Who runs a response, and until when that is believed, in seconds since the epoch."""
+
+    runner: str
+    until_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """What is stored altogether."""
 
@@ -52,11 +69,10 @@ class Totals:
     num_bytes: int
 
 
-def put_row(
-    connection: Connection, stored: StoredResponse, now_s: float, expires_s: float, lease_s: float | None
-) -> int:
-    """Write a response, over itself if it is there; return its bytes."""
-    body = _packed({"response": stored.response, "input_items": stored.input_items})
+def put_row(connection: Connection, stored: StoredResponse, now_s: float, expires_s: float, lease: Lease | None) -> int:
+    """Write a response, over itself if it is there; return its bytes. Its request is kept while it is leased."""
+    request = {} if lease is None or stored.request is None else {"request": stored.request}
+    body = _packed({"response": stored.response, "input_items": stored.input_items, **request})
     values = {
         "owner": stored.owner,
         "status": stored.status,
@@ -65,7 +81,9 @@ def put_row(
         "date": stored.date,
         "used_s": now_s,
         "expires_s": expires_s,
-        "lease_s": lease_s,
+        "lease_s": None if lease is None else lease.until_s,
+        "runner": None if lease is None else lease.runner,
+        "num_runs": None if lease is None else 1,
         "num_bytes": len(body),
         "body": body,
     }
@@ -85,10 +103,13 @@ def find_row(connection: Connection, owner: str, response_id: str, now_s: float)
     return None if row is None else _stored(row, now_s)
 
 
-def is_leased(connection: Connection, response_id: str) -> bool:
-    """Return whether a response is there and not over."""
-    where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s.is_not(None))
-    return connection.execute(select(RESPONSES.c.id).where(*where)).first() is not None
+def hold_row(connection: Connection, response_id: str, runner: str) -> bool:
+    """Return whether a response is there, not over, and run by `runner`; nobody else takes it in this transaction.
+
+    It writes, so that the row is locked.
+    """
+    where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s.is_not(None), RESPONSES.c.runner == runner)
+    return connection.execute(update(RESPONSES).where(*where).values(runner=runner)).rowcount == 1
 
 
 def touch_rows(connection: Connection, response_ids: Sequence[str], now_s: float, expires_s: float) -> None:
@@ -108,14 +129,36 @@ def want_cancel(connection: Connection, response_id: str) -> None:
     connection.execute(update(RESPONSES).where(RESPONSES.c.id == response_id).values(wants_cancel=True))
 
 
-def renew_row(connection: Connection, response_id: str, lease_s: float) -> bool:
-    """Say that a response is still run; return whether it is still wanted."""
+def renew_row(connection: Connection, response_id: str, lease: Lease) -> bool:
+    """Say that a response is still run; return whether it is still wanted, and of the runner that says so."""
     where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s.is_not(None), RESPONSES.c.wants_cancel.is_(False))
-    return connection.execute(update(RESPONSES).where(*where).values(lease_s=lease_s)).rowcount == 1
+    own = RESPONSES.c.runner == lease.runner
+    return connection.execute(update(RESPONSES).where(*where, own).values(lease_s=lease.until_s)).rowcount == 1
+
+
+def lost_rows(connection: Connection, now_s: float, limit: int) -> list[StoredResponse]:
+    """Return responses that are not over and that nobody runs any more, the first lost ones first."""
+    where = (RESPONSES.c.lease_s <= now_s, RESPONSES.c.expires_s > now_s)
+    rows = connection.execute(select(RESPONSES).where(*where).order_by(RESPONSES.c.lease_s).limit(limit))
+    return [_stored(row, now_s) for row in rows]
+
+
+def take_row(connection: Connection, response_id: str, lease: Lease, now_s: float) -> bool:
+    """Lease a response whose lease has run out to another runner; return whether it was there to take."""
+    where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s <= now_s)
+    values = {"lease_s": lease.until_s, "runner": lease.runner, "num_runs": RESPONSES.c.num_runs + 1}
+    return connection.execute(update(RESPONSES).where(*where).values(values)).rowcount == 1
+
+
+def leave_row(connection: Connection, stored: StoredResponse, runner: str, now_s: float) -> None:
+    """Give back a response that was taken and not begun: whoever comes next may take it."""
+    where = (RESPONSES.c.id == stored.id, RESPONSES.c.runner == runner, RESPONSES.c.lease_s.is_not(None))
+    values = {"lease_s": now_s - (stored.lost_s or 0.0), "num_runs": stored.num_runs}
+    connection.execute(update(RESPONSES).where(*where).values(values))
 
 
 def claim_lost(connection: Connection, response_id: str, now_s: float) -> bool:
-    """Take over a response whose lease has run out; return whether it was the caller's to take."""
+    """End a response whose lease has run out; return whether it was the caller's to end."""
     where = (RESPONSES.c.id == response_id, RESPONSES.c.lease_s <= now_s)
     return connection.execute(update(RESPONSES).where(*where).values(lease_s=None)).rowcount == 1
 
@@ -179,8 +222,17 @@ def secret_of(connection: Connection, name: str) -> bytes:
 
 def _stored(row: Row[Any], now_s: float) -> StoredResponse:
     body = json.loads(zlib.decompress(row.body))
-    is_lost = row.lease_s is not None and row.lease_s <= now_s
-    return StoredResponse(row.id, row.owner, body["response"], body["input_items"], row.date, is_lost)
+    lease_s: float | None = row.lease_s
+    return StoredResponse(
+        row.id,
+        row.owner,
+        body["response"],
+        body["input_items"],
+        row.date,
+        request=body.get("request"),
+        num_runs=row.num_runs or 0,
+        lost_s=None if lease_s is None or lease_s > now_s else now_s - lease_s,
+    )
 
 
 def _packed(value: Any) -> bytes:

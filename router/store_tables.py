@@ -11,6 +11,7 @@ from sqlalchemy import (
     URL,
     Boolean,
     Column,
+    Connection,
     Double,
     Engine,
     Index,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     event,
+    inspect,
     make_url,
 )
 from sqlalchemy.exc import ArgumentError
@@ -51,10 +53,18 @@ RESPONSES = Table(
     Column("wants_cancel", Boolean, nullable=False),
     Column("num_bytes", Integer, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("runner", String(32)),
+    Column("num_runs", Integer),
     Index("expertmesh_responses_by_expiry", "expires_s"),
+    Index("expertmesh_responses_by_lease", "lease_s"),
     Index("expertmesh_responses_by_use", "owner", "used_s", "num_bytes"),
 )
-"""One row a response. `body` is compressed JSON; times are seconds since the epoch."""
+"""One row a response. `body` is compressed JSON; times are seconds since the epoch.
+
+One that is under way is leased until `lease_s` to the edge named by `runner`, the `num_runs`th that runs it.
+"""
+_LATER_COLUMNS = ("runner", "num_runs")
+"""Of responses: databases that were made before have none of these, nor the index by lease."""
 EVENTS = Table(
     "expertmesh_response_events",
     METADATA,
@@ -137,7 +147,18 @@ def _created(engine: Engine, lock: str) -> Engine:
     with engine.begin() as connection:
         connection.exec_driver_sql(lock)
         METADATA.create_all(connection)
+        _add_what_came_later(connection)
     return engine
+
+
+def _add_what_came_later(connection: Connection) -> None:
+    there = {column["name"] for column in inspect(connection).get_columns(RESPONSES.name)}
+    for name in _LATER_COLUMNS:
+        if name not in there:
+            kind = RESPONSES.c[name].type.compile(connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {RESPONSES.name} ADD COLUMN {name} {kind}")
+    for index in RESPONSES.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def _set_pragmas(connection: Any, _record: Any) -> None:

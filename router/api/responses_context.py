@@ -40,13 +40,16 @@ class ContextReader:
         self._store = store
         self._max_items = max_items
 
-    async def read(self, body: ResponseBody, owner: str, stem: str) -> Context:
-        """Return the context of a body, ids of new items below `stem`; raises InvalidRequest naming what is wrong."""
+    async def read(self, body: ResponseBody, owner: str, stem: str, own_items: Sequence[Item] | None = None) -> Context:
+        """Return the context of a body, ids of new items below `stem`; raises InvalidRequest naming what is wrong.
+
+        Of a body that was read before, `own_items` is what it gave.
+        """
         if body.input is None and body.previous_response_id is None:
             raise InvalidRequest("input is missing.", "input", "missing_required_parameter")
         self._check_count(0 if isinstance(body.input, str) else len(body.input or ()))
         earlier = await self.earlier(owner, body.previous_response_id)
-        own = await self._own_items(body, owner, stem)
+        own = await self._own_items(body, owner, stem) if own_items is None else tuple(own_items)
         self._check_count(len(earlier.items) + len(own))
         items = await self._opened((*earlier.items, *own), owner)
         leading = (InstructionTurn(body.instructions),) if body.instructions else ()
@@ -67,7 +70,7 @@ class ContextReader:
             chain = await self._store.chain(owner, previous_id, self._max_items)
         except NotFound as error:
             raise InvalidRequest(f"{PREVIOUS}: {error.message}", PREVIOUS, "previous_response_not_found") from error
-        if chain[-1].status in RUNNING and not chain[-1].is_lost:
+        if chain[-1].status in RUNNING:
             message = f"The response {previous_id} is not over yet; go on from it once it is."
             raise InvalidRequest(message, PREVIOUS, "invalid_value")
         items = [item for one in chain for item in (*one.input_items, *one.response["output"])]

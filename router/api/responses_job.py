@@ -7,13 +7,14 @@ LiveResponse   a background job: a task of ours reads it, clients follow
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from router.api.responses_answers import RUNNING
 from router.api.responses_events import Event, ResponseWriter
+from router.api.responses_replay import NotRepeated, Replay, ended_as_told
 from router.api.responses_request import WORDING
 from router.api.sse import told
 from router.errors import RequestError, Unavailable
@@ -108,15 +109,19 @@ class ResponseJob:
 class LiveResponse:
     """A background response that runs here."""
 
-    def __init__(self, job: ResponseJob, store: ResponseStore) -> None:
-        """Run `job`, whose row is in `store` already."""
+    def __init__(self, job: ResponseJob, store: ResponseStore, told: Sequence[bytes] = ()) -> None:
+        """Run `job`, whose row is in `store` and leased to us; `told` are the events of an edge that ran it before."""
         self._job = job
         self._store = store
-        self._sent: list[Sent] = []
-        self._num_kept = 0
+        self._told = told
+        self._replay = Replay(told)
+        self._sent = [Sent.kept(line) for line in told]
+        self._num_kept = len(told)
         self._changed = asyncio.Event()
         self._is_ending = asyncio.Event()
         self._is_over = False
+        self.was_taken = False
+        """Another edge runs it, or has ended it: what is told here has no last event."""
         self._stopped_by: RequestError | None = None
         self._task = asyncio.create_task(self._run(), name=f"background {job.stored.id}")
 
@@ -152,12 +157,15 @@ class LiveResponse:
         try:
             async with aclosing(self._job.steps()) as steps:
                 async for event in steps:
-                    if self._job.is_over:
+                    if self._job.is_over and self._replay.is_over:
                         last = event
                         break
-                    self._say(event)
+                    if not self._replay.has_told(event, self._job.writer.response):
+                        self._say(event)
         except asyncio.CancelledError:
             last = self._given_up()
+        except NotRepeated as error:
+            last = self._failed_again(self._job.writer.failure or error)
         finally:
             # What is under way in the database is waited for, and nothing is cancelled any more.
             self._is_ending.set()
@@ -169,19 +177,28 @@ class LiveResponse:
         if not self._is_ending.is_set():
             self._task.cancel()
 
+    def _failed_again(self, error: RequestError) -> Event:
+        """Return the last event of a run that did not get as far as the one before."""
+        return ended_as_told(self._job.writer.response, self._told, "failed", error)
+
     def _given_up(self) -> Event:
         writer, usage = self._job.writer, self._job.generation.usage
+        if not self._replay.is_over:
+            status = "cancelled" if self._stopped_by is None else "failed"
+            return ended_as_told(writer.response, self._told, status, self._stopped_by)
         return writer.cancel(usage) if self._stopped_by is None else writer.fail(self._stopped_by, usage)
 
     async def _end(self, last: Event) -> None:
-        """Store the end before anybody hears of it."""
-        sent = Sent.of(last)
+        """Store the end before anybody hears of it; another edge that runs it now tells its end itself."""
+        sent, stored = Sent.of(last), self._job.stored
         lines = [*(one.data for one in self._sent[self._num_kept :]), sent.data]
         try:
-            await self._store.end(self._job.final(), self._num_kept, lines)
+            if not await self._store.end(self._job.final(), self._num_kept, lines):
+                self.was_taken = await self._store.get(stored.owner, stored.id) is not None
         except Unavailable:
-            _log.warning("the end of %s could not be stored", self._job.stored.id)
-        self._sent.append(sent)
+            _log.warning("the end of %s could not be stored", stored.id)
+        if not self.was_taken:
+            self._sent.append(sent)
         self._is_over = True
         self._changed.set()
 
