@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
+from sqlalchemy import create_engine, update
 
+from router.store_tables import RESPONSES
 from tests.e2e.served import Served, served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -111,3 +113,34 @@ def test_stored_responses_outlive_the_server(server: Served, client: OpenAI, dat
         again = other.responses.create(input="And 20 + 20?", previous_response_id=made.id, **GREEDY)
         assert again.status == "completed"
         assert again.output_text
+
+
+def test_a_killed_servers_background_response_goes_on_at_another(server: Served, client: OpenAI, data: Path) -> None:
+    """Its lease is ended by hand, which would end by itself in a quarter of a minute."""
+    file = f"sqlite:///{data}/responses.sqlite"
+    longer: Any = SAMPLED | {"max_output_tokens": 500, "extra_body": {"seed": 1, "ignore_eos": True}}
+    seen: list[Any] = []
+    with (  # noqa: PT012 - it is the server's end that is not as it should be
+        pytest.raises(AssertionError, match="ended with -9"),
+        served("tiny-standalone", "--set", f"edge.store.url={file}") as doomed,
+        OpenAI(base_url=f"{doomed.url}/v1", api_key="none", max_retries=0, timeout=120) as other,
+    ):
+        for event in other.responses.create(input=QUESTION, background=True, stream=True, **longer):
+            seen.append(event)
+            if event.sequence_number == 30:
+                break
+        doomed.process.kill()
+        doomed.process.wait()
+    database = create_engine(file)
+    with database.begin() as connection:
+        ended = update(RESPONSES).where(RESPONSES.c.lease_s.is_not(None)).values(lease_s=time.time())
+        assert connection.execute(ended).rowcount == 1
+    database.dispose()
+    response_id = seen[0].response.id
+    rest: Any = list(client.responses.retrieve(response_id, stream=True, starting_after=30))
+    assert [event.sequence_number for event in rest] == list(range(31, 31 + len(rest)))
+    assert said(rest[-1].response) == said(client.responses.create(input=QUESTION, **longer))
+    again: Any = list(client.responses.retrieve(response_id, stream=True))
+    assert [event.to_dict() for event in again[31:]] == [event.to_dict() for event in rest]
+    told = [event.to_dict() for event in again[:31] if "response" not in event.to_dict()]
+    assert told == [event.to_dict() for event in seen if "response" not in event.to_dict()]

@@ -5,12 +5,12 @@ import sqlite3
 import stat
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect
 
 from router.config import StoreSection, load_config
 from router.errors import ConfigInvalid, NotFound, Unavailable
@@ -246,6 +246,64 @@ def test_a_response_under_way_is_not_evicted_and_lost_when_its_lease_ends(url: s
             assert not await store.end(made(1, status="completed"), 0, [])
             assert await store.get("me", id_of(1)) == failed
             assert await store.events(id_of(1), -1) == [b"{}"]
+
+    run(work())
+
+
+def test_of_edges_that_take_a_lost_response_one_has_it_and_the_one_before_is_shut_out(url: str) -> None:
+    async def work() -> None:
+        clock = HandClock()
+        running = replace(made(1, status="in_progress"), request={"input": "Hi"})
+        async with opened(url, clock) as first, opened(url, clock) as second, opened(url, clock) as third:
+            await first.put(running, is_running=True)
+            assert await first.renew(id_of(1), 0, [b'{"n":0}'])
+            assert (await second.lost(10), await second.take(id_of(1))) == ([], False)
+            clock.now_s += LEASE_S + 2
+            (lost,) = await second.lost(10)
+            assert lost == replace(running, num_runs=1, lost_s=2.0)
+            taken = await asyncio.gather(*(one.take(id_of(1)) for one in (second, third) * 5))
+            assert sum(taken) == 1
+            taker = second if any(taken[::2]) else third
+            for shut_out in {first, second, third} - {taker}:
+                assert not await shut_out.renew(id_of(1), 1, [b'{"n":1}'])
+                assert not await shut_out.end(made(1), 1, [b'{"n":1}'])
+                await shut_out.leave(lost)
+            assert await taker.renew(id_of(1), 1, [b'{"n":2}'])
+            await taker.leave(lost)
+            assert (await first.lost(10)) == [lost], "it is lost as long as before, and that run does not count"
+            assert await first.take(id_of(1))
+            assert await first.end(made(1), 2, [])
+            assert await second.get("me", id_of(1)) == made(1)
+            assert await second.events(id_of(1), -1) == [b'{"n":0}', b'{"n":2}']
+
+    run(work())
+
+
+def test_a_database_that_was_made_before_is_brought_up_to_date(url: str) -> None:
+    """Its responses are there still; one that was under way has nothing to be run again by."""
+
+    async def work() -> None:
+        clock = HandClock()
+        async with opened(url, clock) as store:
+            await store.put(made(1))
+            await store.put(made(2, status="in_progress"), is_running=True)
+        engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP INDEX expertmesh_responses_by_lease")
+            for column in ("runner", "num_runs"):
+                connection.exec_driver_sql(f"ALTER TABLE expertmesh_responses DROP COLUMN {column}")
+        clock.now_s += LEASE_S + 1
+        async with opened(url, clock) as one, opened(url, clock) as other:
+            assert await asyncio.gather(one.get("me", id_of(1)), other.get("me", id_of(1))) == [made(1)] * 2
+            (lost,) = await one.lost(10)
+            assert (lost.id, lost.request, lost.num_runs) == (id_of(2), None, 0)
+            await one.put(made(3), is_running=True)
+            assert await one.renew(id_of(3), 0, [])
+        with engine.begin() as connection:
+            assert "expertmesh_responses_by_lease" in {
+                index["name"] for index in inspect(connection).get_indexes("expertmesh_responses")
+            }
+        engine.dispose()
 
     run(work())
 

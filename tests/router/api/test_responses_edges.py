@@ -1,4 +1,4 @@
-"""Two edges over one store: what one runs the other tells, cancels and, if its edge is gone, calls failed."""
+"""Two edges over one store: what one runs the other tells, cancels and, if its edge is gone for long, calls failed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -78,10 +78,10 @@ def test_what_another_edge_deletes_stops(edges: tuple[HandServer, OpenAI, HandSe
         first.responses.retrieve(made.id)
 
 
-def test_a_response_whose_edge_is_gone_has_failed(
+def test_a_response_whose_edge_has_been_gone_for_long_has_failed(
     edges: tuple[HandServer, OpenAI, HandServer, OpenAI], url: str
 ) -> None:
-    """Its lease is ended by hand, as if nobody had renewed it; what it had finished by then is not lost."""
+    """Its lease is ended by hand, as if nobody had ever renewed it; what it had finished by then is not lost."""
     one, first, _, second = edges
     made = first.responses.create(model="hand", input="Hi", background=True)
     followed = second.responses.retrieve(made.id, stream=True)
