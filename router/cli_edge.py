@@ -21,10 +21,10 @@ _COLUMNS = {
     "added": "first_added_ms",
     "gap ms": "token_ms",
     "added ": "token_added_ms",
-    "CPU us/token": "cpu_us_per_token_added",
+    "us/token": "cpu_us_per_token_added",
     "client's": "client_cpu_us_per_token",
 }
-"""Of the table: a head, and the key of a row."""
+"""Of the table: a head, and the key of a row; processor time is that which the edge adds, and the client's."""
 
 
 def edge(  # noqa: PLR0913, PLR0917 - each is an option of the command
@@ -52,7 +52,7 @@ def edge(  # noqa: PLR0913, PLR0917 - each is an option of the command
     except StartFailed as error:
         console.print(f"error: {error}", markup=False)
         raise typer.Exit(1) from error
-    table = Table(*_COLUMNS)
+    table = Table(*_COLUMNS, box=None, padding=(0, 1))
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in _COLUMNS.values()))
     console.print(table)
@@ -122,4 +122,4 @@ def _server(url: str) -> tuple[str, int, str]:
 
 
 def _cell(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -20,7 +20,7 @@ from router.api.responses_context import Context, ContextReader, fitted
 from router.api.responses_events import ResponseWriter
 from router.api.responses_job import LiveResponse, ResponseJob, Sent
 from router.api.responses_object import new_response, told_again
-from router.api.responses_replay import NotRepeated, ended_as_told
+from router.api.responses_replay import ended_as_told
 from router.api.responses_request import WORDING, has_logprobs, to_request
 from router.api.responses_types import ENCRYPTED_REASONING, ResponseBody
 from router.api.sse import told
@@ -85,7 +85,7 @@ class Responses:
     async def start_again(self, stored: StoredResponse) -> ResponseJob:
         """Start a stored response anew that another edge has begun: the same tokens by the same seed.
 
-        Raises RequestError if that cannot be, NotRepeated where the tokens would be others.
+        Raises RequestError if that cannot be.
         """
         asked_for = {**(stored.request or {}), "seed": stored.response["seed"]}
         body = parse_body(json.dumps(asked_for).encode(), ResponseBody)
@@ -95,9 +95,6 @@ class Responses:
         seal = await self._seal(body, stored.owner)
         _, generation = await self._generation(body, request, context, stored.date)
         response = cast(ResponseAnswer, stored.response)
-        if generation.started.fingerprint != response["system_fingerprint"]:
-            await generation.aclose()
-            raise NotRepeated("The server that ran this response stopped, and the numerics are not the same any more.")
         writer = ResponseWriter(response, self.service.tokenizer, has_logprobs(body), seal)
         return ResponseJob(generation, writer, stored, self._keep)
 
@@ -137,10 +134,18 @@ class Responses:
         for stored in await self._store.lost(MAX_ADOPTED - len(self._adopted)):
             if not may_run_again(stored):
                 await self._end_lost(stored, "failed", why_failed(stored))
-            elif stored.id not in self._live and (await self.service.readiness()).is_ready:
+            elif stored.id not in self._live and await self._can_repeat(stored):
                 # A task of its own: it runs for the owner of the response.
                 num_adopted += await asyncio.create_task(self._run_again(stored))
         return num_adopted
+
+    async def _can_repeat(self, stored: StoredResponse) -> bool:
+        """Return whether the same model and numerics are served here now; if not, perhaps at another edge."""
+        readiness, response = await self.service.readiness(), stored.response
+        is_same = (
+            readiness.fingerprint == response["system_fingerprint"] and self.service.model.name == response["model"]
+        )
+        return readiness.is_ready and is_same
 
     async def _run_again(self, stored: StoredResponse) -> bool:
         """Take a lost response and run it; return False if another edge has it, or it cannot be run now, or ever."""
@@ -152,7 +157,7 @@ class Responses:
             job = await self.start_again(stored)
         except Exception as error:  # noqa: BLE001 - it is what the response has failed with
             failure = told(error)
-            if failure.status in _PASSING and not isinstance(failure, NotRepeated):
+            if failure.status in _PASSING:
                 await self._store.leave(stored)
                 return False
             last = ended_as_told(cast(ResponseAnswer, stored.response), lines, "failed", failure)
