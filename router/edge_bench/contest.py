@@ -34,7 +34,7 @@ class Sample:
     """Of the process with the engine; over HTTP, the edge's work is in it too. 0 of a server elsewhere."""
     client_cpu_s: float = 0.0
     before_s: list[float] = field(default_factory=list[float])
-    """From a client's request to the engine's taking it in."""
+    """From a client's request to the engine's taking it in; of the requests of `first_s`."""
     after_s: list[float] = field(default_factory=list[float])
     """From the engine's telling a token to the client's having it, each piece."""
 
@@ -92,7 +92,8 @@ class EdgeBench:
         sample.client_cpu_s = report.cpu_s
         heard = chain.from_iterable(self._heard(turn, load))
         for seed, read, told in zip(chain(*load.seeds), chain(*report.answers), heard, strict=True):
-            sample.before_s.append(turn.spoken[seed].admitted_s - read.sent_s)
+            if seed % load.num_requests >= load.num_in_crowd:
+                sample.before_s.append(turn.spoken[seed].admitted_s - read.sent_s)
             sample.after_s += [at_s - told_s for at_s, told_s in zip(read.arrivals_s, told.arrivals_s, strict=False)]
         return sample
 
@@ -115,11 +116,10 @@ class EdgeBench:
         reads = [read for stream in answers for read in stream]
         began_s, ended_s = min(read.sent_s for read in reads), max(read.arrivals_s[-1] for read in reads)
         num_tokens = sum(load.max_tokens(seed) for seeds in load.seeds for seed in seeds)
-        num_in_crowd = 0 if load.num_streams == 1 else 1
         return Sample(
             tokens_per_s=num_tokens / (ended_s - began_s),
-            first_s=[_first_s(read) for stream in answers for read in stream[num_in_crowd:]],
-            crowd_first_s=[_first_s(read) for stream in answers for read in stream[:num_in_crowd]],
+            first_s=[_first_s(read) for stream in answers for read in stream[load.num_in_crowd :]],
+            crowd_first_s=[_first_s(read) for stream in answers for read in stream[: load.num_in_crowd]],
             gaps_s=[later - sooner for read in reads for sooner, later in pairwise(read.arrivals_s)],
             texts=[read.text for read in reads],
             cpu_s=cpu_s,

@@ -35,6 +35,11 @@ class Load:
             for stream in range(self.num_streams)
         ]
 
+    @property
+    def num_in_crowd(self) -> int:
+        """Return how many requests of each stream come at the same instant as all others': none of one alone."""
+        return 0 if self.num_streams == 1 else 1
+
     def max_tokens(self, seed: int) -> int:
         """Return an answer's length: half to one and a half of `num_tokens`, so that streams do not end together."""
         spread = max(1, self.num_tokens // 2)
