@@ -118,7 +118,7 @@ def test_stored_responses_outlive_the_server(server: Served, client: OpenAI, dat
 def test_a_killed_servers_background_response_goes_on_at_another(server: Served, client: OpenAI, data: Path) -> None:
     """Its lease is ended by hand, which would end by itself in a quarter of a minute."""
     file = f"sqlite:///{data}/responses.sqlite"
-    longer: Any = SAMPLED | {"max_output_tokens": 500, "extra_body": {"seed": 1, "ignore_eos": True}}
+    longer: Any = SAMPLED | {"max_output_tokens": 250, "extra_body": {"seed": 1, "ignore_eos": True}}
     seen: list[Any] = []
     with (  # noqa: PT012 - it is the server's end that is not as it should be
         pytest.raises(AssertionError, match="ended with -9"),
