@@ -4,6 +4,8 @@
                        overdue(now) ─── those that take too long are given up
 
 A thread that is held by a grammar beyond its time goes on, since nothing can end it; the library's own limits do.
+Constraints without a grammar of a client's, as those of most requests with tools, have a thread of their own: they wait
+for nobody's grammar.
 """
 
 import logging
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from cluster.clock import Clock, MonotonicClock
 from cluster.engine.sequence import SequenceRequest
 from cluster.errors import GrammarRefused
-from cluster.grammar.constraint import Constraint, GrammarSpec
+from cluster.grammar.constraint import Constraint, GrammarKind, GrammarSpec
 from cluster.grammar.guide import TurnGuide
 from cluster.grammar.limits import GrammarLimits
 from cluster.grammar.matcher import GrammarLibrary, GrammarMatcher
@@ -77,8 +79,9 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._library_lock = threading.Lock()
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._quick_jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._open: dict[Key, _Job] = {}
-        self._threads: list[threading.Thread] = []
+        self._has_threads = False
 
     @property
     def num_cached(self) -> int:
@@ -91,7 +94,7 @@ class GrammarCompiler:
         with self._lock:
             self._open[job.key] = job
             self._start_threads()
-        self._jobs.put(job)
+        (self._jobs if _has_clients_grammar(constraint) else self._quick_jobs).put(job)
 
     def overdue(self) -> list[Prepared]:
         """Return the refusals of those that have taken too long by now; nothing more is told of them.
@@ -112,25 +115,29 @@ class GrammarCompiler:
         """Let the threads end; what is still to be compiled is not told."""
         with self._lock:
             self._open.clear()
-            for _ in self._threads:
-                self._jobs.put(None)
+            for jobs in self._queues if self._has_threads else ():
+                jobs.put(None)
         if self._library is not None:
             self._library.close()
 
     def _start_threads(self) -> None:
-        if self._threads:
+        if self._has_threads:
             return
+        self._has_threads = True
         before = threading.stack_size(_STACK_BYTES)
         try:
-            for number in range(self.limits.num_threads):
-                thread = threading.Thread(target=self._work, name=f"grammar-{number}", daemon=True)
-                thread.start()
-                self._threads.append(thread)
+            for number, jobs in enumerate(self._queues):
+                threading.Thread(target=self._work, args=(jobs,), name=f"grammar-{number}", daemon=True).start()
         finally:
             threading.stack_size(before)
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    @property
+    def _queues(self) -> "list[queue.SimpleQueue[_Job | None]]":
+        """Return what each thread takes its jobs from."""
+        return [self._quick_jobs, *[self._jobs] * self.limits.num_threads]
+
+    def _work(self, jobs: "queue.SimpleQueue[_Job | None]") -> None:
+        while (job := jobs.get()) is not None:
             if not self._is_open(job):
                 continue
             prepared = self._prepare(job)
@@ -202,3 +209,7 @@ class GrammarCache:
 
     def __len__(self) -> int:
         return len(self._matchers)
+
+
+def _has_clients_grammar(constraint: Constraint) -> bool:
+    return any(shape.body is not None and shape.body.kind is not GrammarKind.JSON_OBJECT for shape in constraint.shapes)

@@ -15,6 +15,8 @@ class GrammarKind(StrEnum):
     """How a grammar is written."""
 
     JSON_SCHEMA = "json_schema"
+    JSON_OBJECT = "json_object"
+    """A JSON object of any shape; there is no text."""
     REGEX = "regex"
     CHOICE = "choice"
     """A JSON array of strings."""

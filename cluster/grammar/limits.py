@@ -15,3 +15,4 @@ class GrammarLimits:
     """From admission until the sequence may run."""
     max_cached_grammars: int = 128
     num_threads: int = 2
+    """For the grammars of clients; one more is there for what needs none."""

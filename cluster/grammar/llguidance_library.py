@@ -16,6 +16,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper,
 
 from cluster.errors import GrammarRefused
 from cluster.grammar.constraint import GrammarKind, GrammarSpec
+from cluster.grammar.json_object import JSON_OBJECT_GRAMMAR
 from cluster.grammar.json_place import depth_of, fault_path
 from cluster.grammar.limits import GrammarLimits
 from cluster.grammar.trial import Trials
@@ -53,7 +54,8 @@ class LlGuidance:
 
     def _compile(self, spec: GrammarSpec) -> "LlMatcher":
         grammar = self._json_grammar(spec) if spec.kind is GrammarKind.JSON_SCHEMA else _text_grammar(spec)
-        complaint = self._tried(spec, grammar)
+        # What no client has written needs no trial.
+        complaint = None if spec.kind is GrammarKind.JSON_OBJECT else self._tried(spec, grammar)
         if complaint is not None:
             raise _Complaint(complaint)
         matcher = LLMatcher(_tokenizer(), grammar, log_level=0, limits=_parser_limits())
@@ -191,6 +193,8 @@ def _ordinary() -> Words:
 
 
 def _text_grammar(spec: GrammarSpec) -> str:
+    if spec.kind is GrammarKind.JSON_OBJECT:
+        return grammar_from("grammar", JSON_OBJECT_GRAMMAR)
     if spec.kind is GrammarKind.REGEX:
         return grammar_from("regex", spec.text)
     if spec.kind is GrammarKind.CHOICE:

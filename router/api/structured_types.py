@@ -103,4 +103,4 @@ def _schema(schema: dict[str, Any], origin: str) -> GrammarSpec:
 
 
 def _any_object(origin: str) -> GrammarSpec:
-    return GrammarSpec(GrammarKind.JSON_SCHEMA, '{"type": "object"}', origin=origin)
+    return GrammarSpec(GrammarKind.JSON_OBJECT, "", origin=origin)

@@ -2,7 +2,8 @@
 
     a form for the answer     analysis … then the answer in that form, or a call if tools are offered
     a required call           analysis … then a call, its arguments held to the function's schema
-    tools on offer            any turn that is well-formed: a call is of one of them, a strict one's held to its schema
+    tools on offer            any turn that is well-formed: a call is of one of them, its arguments are a JSON object,
+                              a strict function's held to its schema
     none of these             no constraint: the model writes as it likes, and the parser bears it
 
 Reasoning is never held to a grammar and never forced; only `<|end|>` ends it, so that the turn goes on to what was
@@ -77,7 +78,7 @@ class _Shapes:
 
     def answer(self, grammar: GrammarSpec | None) -> MessageShape:
         """Return the answer, which may announce itself as JSON if it is."""
-        is_json = grammar is not None and grammar.kind is GrammarKind.JSON_SCHEMA
+        is_json = grammar is not None and grammar.kind in {GrammarKind.JSON_SCHEMA, GrammarKind.JSON_OBJECT}
         headers = (_ANSWER, _JSON_ANSWER) if is_json else (_ANSWER,)
         return MessageShape(tuple(map(self.ids, headers)), (RETURN,), is_last=True, body=grammar)
 
@@ -95,11 +96,13 @@ class _Shapes:
 
     def _call(self, tool: FunctionTool, place: int, is_required: bool) -> MessageShape:
         headers = tuple(self.ids(header.format(name=tool.name)) for header in _CALL_HEADERS)
-        body = _arguments(tool, place) if tool.is_strict or is_required else None
+        body = _arguments(tool, place, has_schema=tool.is_strict or is_required)
         return MessageShape(headers, (CALL,), is_last=True, body=body)
 
 
-def _arguments(tool: FunctionTool, place: int) -> GrammarSpec:
-    schema = _NO_ARGUMENTS if tool.parameters is None else tool.parameters
+def _arguments(tool: FunctionTool, place: int, has_schema: bool) -> GrammarSpec:
     origin = f"tools[{place}].function.parameters"
+    if not has_schema:
+        return GrammarSpec(GrammarKind.JSON_OBJECT, "", origin=origin)
+    schema = _NO_ARGUMENTS if tool.parameters is None else tool.parameters
     return GrammarSpec(GrammarKind.JSON_SCHEMA, json.dumps(schema), not tool.is_strict, origin)

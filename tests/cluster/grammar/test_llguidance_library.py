@@ -61,6 +61,45 @@ def test_a_text_is_allowed_if_it_matches(kind: GrammarKind, grammar: Any, text: 
     assert accepts(kind, grammar, text) is is_accepted
 
 
+ANY_OBJECTS = [
+    "{}",
+    "{ }",
+    '\n{\n\t"a" :\r\n  1\n}\n',
+    '{"a": [1, -2.5E+3, 0, true, false, null, {}, [ ]], "a": {"b": "\x7f"}}',
+    json.dumps({"caf\u00e9 \U0001f600": 'line\n\t"quoted" \\ \x00 \u2014 \U0001f600'}),
+    json.dumps({"caf\u00e9 \U0001f600": "\u2014 \U0001f600"}, ensure_ascii=False, indent=4),
+    '{"a":' * 200 + "1" + "}" * 200,
+]
+NO_OBJECTS = [
+    *("", "[]", "1", "null", "{", "{'a':1}", "{a:1}", '{"a"}', '{"a":1,}', '{"a":1,,"b":2}', '{"a":1}}', '{"a":1} x'),
+    *('{"a":01}', '{"a":.5}', '{"a":+1}', '{"a":NaN}', '{"a":"\n"}', r'{"a":"\x"}', r'{"a":"\ud83d"}'),
+]
+FILLED = ["{" + " " * 9 + "}", "{" + "\n" * 3 + "}", '{"a":1}' + "\n" * 3]
+
+
+@pytest.mark.parametrize("text", ANY_OBJECTS)
+def test_any_object_may_be_written_in_any_valid_way(text: str) -> None:
+    assert isinstance(json.loads(text), dict)
+    assert accepts(GrammarKind.JSON_OBJECT, "", text)
+
+
+@pytest.mark.parametrize("text", NO_OBJECTS + FILLED)
+def test_what_is_no_object_or_is_filled_with_blanks_is_not_allowed(text: str) -> None:
+    assert not accepts(GrammarKind.JSON_OBJECT, "", text)
+
+
+def test_a_long_object_reaches_no_limit() -> None:
+    matcher = compiled(GrammarKind.JSON_OBJECT, "")
+    text = json.dumps({f"key {number}": [number, {"nested": "text"}] for number in range(400)})
+
+    for token_id in TOKENIZER.encode(text):
+        assert matcher.words().any()
+        assert matcher.advance(token_id)
+
+    assert matcher.failure is None
+    assert matcher.is_accepting
+
+
 @pytest.mark.parametrize(
     ("kind", "grammar", "place"),
     [

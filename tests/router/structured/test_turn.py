@@ -28,6 +28,7 @@ def shapes(**fields: Any) -> dict[str, tuple[tuple[int, ...], bool, str | None]]
     }
 
 
+FIRST, SECOND = "tools[0].function.parameters", "tools[1].function.parameters"
 ANALYSIS = {"<|channel|>analysis<|message|>": ((END,), False, None)}
 PREAMBLE = {"<|channel|>commentary<|message|>": ((END,), False, None)}
 
@@ -50,11 +51,11 @@ def test_an_answer_in_a_form_comes_after_reasoning_and_without_preambles() -> No
 
 
 def test_with_tools_a_call_may_come_instead() -> None:
-    assert shapes(answer_grammar=FORM, functions=(F,)) == ANALYSIS | final("form") | call("f", None)
+    assert shapes(answer_grammar=FORM, functions=(F,)) == ANALYSIS | final("form") | call("f", FIRST)
 
 
 def test_a_required_call_is_all_that_may_end_the_turn() -> None:
-    expected = ANALYSIS | call("f", "tools[0].function.parameters") | call("g", "tools[1].function.parameters")
+    expected = ANALYSIS | call("f", FIRST) | call("g", SECOND)
     assert shapes(functions=(F, STRICT), tool_mode=ToolMode.REQUIRED) == expected
 
 
@@ -73,17 +74,34 @@ def test_one_message_of_reasoning_comes_before_what_was_asked_for(fields: dict[s
 
 
 def test_a_named_function_is_the_only_one() -> None:
-    expected = ANALYSIS | call("g", "tools[1].function.parameters")
+    expected = ANALYSIS | call("g", SECOND)
     assert shapes(functions=(F, STRICT), tool_mode=ToolMode.REQUIRED, forced_tool="g") == expected
 
 
 def test_a_strict_tool_leaves_the_turn_open_and_holds_its_own_calls() -> None:
-    expected = ANALYSIS | PREAMBLE | final(None) | call("f", None) | call("g", "tools[1].function.parameters")
-    assert shapes(functions=(F, STRICT)) == expected
+    calls = call("f", FIRST) | call("g", SECOND)
+    assert shapes(functions=(F, STRICT)) == ANALYSIS | PREAMBLE | final(None) | calls
 
 
-def test_only_functions_on_offer_can_be_called_and_their_arguments_are_free() -> None:
-    assert shapes(functions=(F,)) == ANALYSIS | PREAMBLE | final(None) | call("f", None)
+def test_only_functions_on_offer_can_be_called() -> None:
+    assert shapes(functions=(F,)) == ANALYSIS | PREAMBLE | final(None) | call("f", FIRST)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kinds"),
+    [
+        ({"functions": (F, STRICT)}, [GrammarKind.JSON_OBJECT, GrammarKind.JSON_SCHEMA]),
+        ({"functions": (F, STRICT), "tool_mode": ToolMode.REQUIRED}, [GrammarKind.JSON_SCHEMA] * 2),
+        ({"functions": (F,), "answer_grammar": FORM}, [GrammarKind.JSON_SCHEMA, GrammarKind.JSON_OBJECT]),
+        ({"functions": (F,), "has_python": True}, [GrammarKind.JSON_OBJECT]),
+    ],
+)
+def test_arguments_are_an_object_of_any_shape_unless_a_schema_is_to_be_enforced(
+    fields: dict[str, Any], kinds: list[GrammarKind]
+) -> None:
+    constraint = turn_constraint(Conversation((UserTurn("Hi"),), **fields), TOKENIZER)
+    assert constraint is not None
+    assert [shape.body.kind for shape in constraint.shapes if shape.body is not None] == kinds
 
 
 def test_python_is_called_with_code() -> None:
