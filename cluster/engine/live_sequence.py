@@ -1,7 +1,7 @@
 """LiveSequence: what the engine keeps of a sequence beside its tokens, and how it takes the tokens of a step."""
 
 from collections.abc import Sequence as Ordered
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.engine.scheduler import Chunk
 from cluster.engine.sequence import FinishReason, Sequence, TokenEvent
@@ -38,13 +38,16 @@ class LiveSequence:
     def guess(self, most: int) -> Guess:
         """Return up to `most` tokens that may come after the next one; none that would pass the sequence's end.
 
-        A sequence with a guide is not guessed at: each guess would cost a mask more.
+        What a guide does not allow is no guess: it could never be kept.
         """
         sequence = self.sequence
         most = min(most, self.stop_rule.num_left(sequence.num_output) - 1)
-        if self.drafter is None or self.guide is not None or most <= 0:
+        if self.drafter is None or most <= 0:
             return Guess()
-        return self.drafter.guess(sequence.token_ids, most)
+        guess = self.drafter.guess(sequence.token_ids, most)
+        if self.guide is None or not guess.token_ids:
+            return guess
+        return replace(guess, token_ids=guess.token_ids[: self.guide.num_allowed(guess.token_ids)])
 
     def sample_rows(self, chunk: Chunk) -> list[SampleRow]:
         """Return one row for each token that the chunk samples: each takes the draft before it for granted."""

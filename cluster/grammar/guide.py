@@ -75,6 +75,8 @@ class TurnGuide:
         self._matchers: dict[int, GrammarMatcher] = {}
         """Of shapes that were begun: a text with a grammar is the turn's last, so each has seen one text at most."""
         self._places = [_Place(node=header) if header.shape is None else _Place(shape=header.shape)]
+        self._token_ids: list[int] = []
+        """Which led from each place to the next."""
 
     @property
     def failure(self) -> str | None:
@@ -100,16 +102,19 @@ class TurnGuide:
         else:
             after = place
         self._places.append(after)
+        self._token_ids.append(token_id)
 
     def roll_back(self, num_tokens: int) -> None:
         """Forget the last tokens."""
         for _ in range(num_tokens):
             place = self._places.pop()
+            self._token_ids.pop()
             before = self._places[-1]
             if before.shape is not None and place.shape == before.shape and place.num_text > before.num_text:
                 matcher = self._matcher(before.shape)
                 if matcher is not None:
                     matcher.roll_back(1)
+        self._mend(self._places[-1])
 
     def mask(self, ahead: Sequence[int] = ()) -> Words:
         """Return the tokens allowed after the output so far and then `ahead`; see `TokenGuide`."""
@@ -118,6 +123,20 @@ class TurnGuide:
         words = self._words(self._places[-1])
         self.roll_back(len(ahead))
         return words
+
+    def num_allowed(self, ahead: Sequence[int]) -> int:
+        """Return how many tokens of a guess, from its beginning, may come; the guide stays where it is."""
+        count = 0
+        for token_id in ahead:
+            if self.is_over:
+                break
+            self.advance(token_id)
+            if self._places[-1].failure is not None:
+                self.roll_back(1)
+                break
+            count += 1
+        self.roll_back(count)
+        return count
 
     def _opening(self, written: frozenset[int]) -> _Node:
         """Return the place after a message: the opening, then the headers that may still come."""
@@ -149,6 +168,16 @@ class TurnGuide:
         if shape in self._grammars and shape not in self._matchers:
             self._matchers[shape] = self._grammars[shape].copy()
         return self._matchers.get(shape)
+
+    def _mend(self, place: _Place) -> None:
+        """Make matchers anew that a guess has led beyond a limit of their library: rolling back does not help those."""
+        for shape in [shape for shape, matcher in self._matchers.items() if matcher.failure is not None]:
+            if place.shape != shape:
+                del self._matchers[shape]
+            elif place.failure is None:
+                self._matchers[shape] = matcher = self._grammars[shape].copy()
+                for token_id in self._token_ids[len(self._token_ids) - place.num_text :]:
+                    matcher.advance(token_id)
 
     def _words(self, place: _Place) -> Words:
         if place.node is not None:

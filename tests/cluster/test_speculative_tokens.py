@@ -1,17 +1,22 @@
 """Real models that guess ahead from their own text: the same ids, logprobs, digests and endings as without."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cluster.config import AttentionSection, EngineSection, ModelSection, NumericsSection, SpeculationSection
-from cluster.engine.sequence import SequenceRequest
+from cluster.engine.sequence import SequenceRequest, TokenEvent
 from cluster.engine.stats import EngineStats
+from cluster.grammar.constraint import GrammarKind, GrammarSpec
 from cluster.standalone import Standalone, StandaloneSections
 from model.checkpoint.random_weights import RandomWeights
 from model.checkpoint.weights import WeightSource
 from model.sampling_params import SamplingParams
+from model.tokenizer import Tokenizer
+from router.harmony.conversation import Conversation, FunctionTool, UserTurn
+from router.harmony.render import Renderer
 from tests.support.engine_events import collect
 from tests.support.random_model import random_config
 
@@ -61,6 +66,10 @@ def _requests(vocab: int, max_tokens: int, temperature: float) -> list[SequenceR
 def _told(standalone: Standalone, requests: list[SequenceRequest]) -> tuple[dict[str, Any], EngineStats]:
     """Return all tokens with logprobs and digests and the endings, and what the engine counted."""
     events, stats = collect(standalone, requests)
+    return _all_told(events), stats
+
+
+def _all_told(events: dict[str, list[TokenEvent]]) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name, own in events.items():
         tokens = [token for event in own for token in event.token_ids]
@@ -68,7 +77,7 @@ def _told(standalone: Standalone, requests: list[SequenceRequest]) -> tuple[dict
         digests = [digest for event in own for digest in event.digests]
         told[name] = tokens, logprobs, digests, own[-1].finish_reason, own[-1].stop_reason
         assert len(digests) == len(tokens) > 0
-    return told, stats
+    return told
 
 
 def _assert_same(weights: WeightSource | None, requests: list[SequenceRequest], **engine: Any) -> EngineStats:
@@ -118,3 +127,52 @@ def test_a_resumed_sequence_guesses_and_says_the_same() -> None:
     for one in requests:
         for whole, rest in zip(plain[one.sequence_id][:3], told[one.sequence_id][:3], strict=True):
             assert rest == whole[20:]
+
+
+ONES = {"type": "array", "items": {"enum": [1]}, "minItems": 9, "maxItems": 30}
+POINT = {"type": "object", "properties": {"at": ONES}, "required": ["at"], "additionalProperties": False}
+CALL = "<|channel|>commentary to=functions.{}<|message|>"
+HELD: dict[str, tuple[str, dict[str, Any]]] = {
+    "names": ("", {"functions": (FunctionTool("get_weather", "", POINT), FunctionTool("get_weather_of", "", POINT))}),
+    "strict": (CALL.format("f"), {"functions": (FunctionTool("f", "", POINT, is_strict=True),)}),
+    "schema": (
+        "<|channel|>final<|message|>",
+        {"answer_grammar": GrammarSpec(GrammarKind.JSON_SCHEMA, json.dumps(ONES))},
+    ),
+    "object": (CALL.format("g"), {"functions": (FunctionTool("g", "", POINT),)}),
+}
+"""What requests are held to; and released output, so that what is to be tested comes at once."""
+
+
+def _held_requests() -> list[SequenceRequest]:
+    """Three of each kind, at temperatures from greedy to wild; a text that is free likes to say `a a a`."""
+    tokenizer, requests = Tokenizer(), list[SequenceRequest]()
+    likes = ((tokenizer.encode(" a")[0], 9.0),)
+    for kind, (header, fields) in HELD.items():
+        released = tuple(tokenizer.encode_with_special(header))
+        question = UserTurn("What is the weather in Lisbon? Say [1, 1, 1, 1] and get_weather a a a.")
+        prompt = Renderer(tokenizer).render(Conversation((question,), **fields), "2026-01-01")
+        for number in range(3):
+            params = SamplingParams(
+                max_tokens=len(released) + 30, seed=number, temperature=number * 0.6, num_logprobs=1,
+                stop_token_ids=prompt.stop_ids, logit_bias=likes if kind == "object" else (),
+            )  # fmt: skip
+            ids = (*prompt.token_ids, *released)
+            name = f"{kind} {number}"
+            requests.append(SequenceRequest(name, ids, params, len(released), constraint=prompt.constraint))
+    return requests
+
+
+def test_what_is_held_to_a_grammar_says_the_same_when_it_guesses_ahead() -> None:
+    """Also where the cache is so scarce that sequences push each other out."""
+    requests = _held_requests()
+    plain, _ = _told(_standalone(None, SpeculationSection()), requests)
+    events, _ = collect(_standalone(None, EAGER), requests)
+    crowded, stats = _told(_standalone(None, EAGER, max_step_tokens=64, kv_cache_bytes=900_000), requests)
+
+    assert _all_told(events) == plain
+    assert crowded == plain
+    assert stats.num_preemptions > 0
+    for kind in HELD:
+        kept = [len(event.token_ids) for name in events if name.startswith(kind) for event in events[name]]
+        assert max(kept) > 1, f"no guess was kept of {kind}"

@@ -213,3 +213,61 @@ class _Dead(HandMatcher):
 
     def words(self) -> Words:
         return mask_of((), VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("written", "guess", "num_allowed"),
+    [
+        ("", "<|channel|>final<|message|>yes indeed<|return|>", 6),
+        ("", "<|channel|>final<|message|>no", 3),
+        ("<|channel|>final<|message|>yes", " indeed<|return|><|start|>assistant", 2),
+        ("<|channel|>final<|message|>yes", "<|return|>", 0),
+        ("<|channel|>analysis<|message|>Hm", " hm hm<|return|>", 2),
+        ("<|channel|>final<|message|>yes indeed<|return|>", "<|start|>", 0),
+    ],
+)
+def test_a_guess_is_allowed_as_far_as_it_could_be_written(written: str, guess: str, num_allowed: int) -> None:
+    guide = guide_after(written)
+    before = guide.mask().tobytes()
+
+    allowed_tokens = guide.num_allowed(ids(guess))
+
+    assert TOKENIZER.decode(list(ids(guess)[:allowed_tokens])) == TOKENIZER.decode(list(ids(guess)[:num_allowed]))
+    assert guide.mask().tobytes() == before
+    assert guide.failure is None
+
+
+@pytest.mark.parametrize("num_written", range(4))
+def test_a_guess_that_breaks_its_grammars_limits_breaks_nothing_that_is_written(num_written: int) -> None:
+    """The grammar can take three tokens: a fourth leaves it broken, rolled back or not."""
+    constraint = Constraint((MessageShape(((),), (RETURN,), is_last=True, body=YES),))
+    turn = ids("yes indeed yes indeed")
+    guide = TurnGuide(constraint, {0: _Frail(list(turn))}, VOCAB_SIZE)
+    for token_id in turn[:num_written]:
+        guide.advance(token_id)
+    before = guide.mask().tobytes()
+
+    assert guide.num_allowed(turn[num_written:]) == 3 - num_written
+    guide.mask(turn[num_written:])
+
+    assert guide.mask().tobytes() == before
+    assert guide.failure is None
+    for token_id in turn[num_written:3]:
+        guide.advance(token_id)
+    assert guide.failure is None
+    guide.advance(turn[3])
+    assert guide.failure == "form: it is too much"
+    guide.mask()
+    assert guide.failure == "form: it is too much"
+
+
+class _Frail(HandMatcher):
+    """Passes a limit with its fourth token."""
+
+    def copy(self) -> "_Frail":
+        return _Frail(self.wanted, self.num_seen)
+
+    def advance(self, token_id: int) -> bool:
+        if self.num_seen == 3:
+            self.failure = "it is too much"
+        return self.failure is None and super().advance(token_id)
