@@ -14,6 +14,9 @@ from torch import Tensor
 
 Words = npt.NDArray[np.uint32]
 WORD_BITS = 32
+_FULL_WORD = np.uint32(0xFFFFFFFF)
+_FEW_WORDS = 64
+"""So many words at most are looked into one token at a time; there are 35 of control tokens."""
 
 
 class TokenGuide(Protocol):
@@ -55,12 +58,31 @@ def allowed_ids(words: Words) -> npt.NDArray[np.int64]:
 def apply_mask(logits: Tensor, row: int, words: Words) -> None:
     """Make every token of a row of logits [R, V] impossible that the mask does not allow, in place.
 
-    Tokens beyond the mask are impossible too.
+    Tokens beyond the mask are impossible too. Where all tokens but few are allowed, as in reasoning, or few alone, as
+    in a header, only those are touched.
     """
-    bits = np.zeros(logits.shape[1], dtype=np.bool_)
-    known = _bits(words)[: bits.size]
-    bits[: known.size] = known
-    logits[row].masked_fill_(torch.from_numpy(~bits).to(logits.device), float("-inf"))
+    vocab_size = logits.shape[1]
+    blocked = np.full(num_words(vocab_size), _FULL_WORD)
+    np.invert(words[: blocked.size], out=blocked[: words.size])
+    not_free, not_shut = np.flatnonzero(blocked), np.flatnonzero(blocked != _FULL_WORD)
+    if not_free.size <= _FEW_WORDS:
+        ids = torch.from_numpy(_ids_in(blocked, not_free, vocab_size)).to(logits.device)
+        logits[row, ids] = float("-inf")
+    elif not_shut.size <= _FEW_WORDS:
+        ids = torch.from_numpy(_ids_in(~blocked, not_shut, vocab_size)).to(logits.device)
+        kept = logits[row, ids]
+        logits[row] = float("-inf")
+        logits[row, ids] = kept
+    else:
+        bits = torch.from_numpy(_bits(blocked)[:vocab_size].view(np.bool_))
+        logits[row].masked_fill_(bits.to(logits.device), float("-inf"))
+
+
+def _ids_in(words: Words, places: npt.NDArray[np.int64], vocab_size: int) -> npt.NDArray[np.int64]:
+    """Return the ids below `vocab_size` whose bit is set in the words at `places`."""
+    which = np.flatnonzero(_bits(words[places]))
+    ids = places[which // WORD_BITS] * WORD_BITS + which % WORD_BITS
+    return ids[ids < vocab_size]
 
 
 def _bits(words: Words) -> npt.NDArray[np.uint8]:

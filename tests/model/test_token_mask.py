@@ -49,6 +49,23 @@ def test_a_row_is_masked_and_the_others_are_not(vocab_size: int) -> None:
     assert torch.isfinite(logits[[0, 2]]).all()
 
 
+@pytest.mark.parametrize("vocab_size", [6_400, 6_411])
+@pytest.mark.parametrize("mask_size", [3_000, 6_400, 9_000])
+@pytest.mark.parametrize("step", [1, 2, 1_000])
+@pytest.mark.parametrize("is_inverted", [False, True])
+def test_many_and_few_tokens_are_blocked_alike(vocab_size: int, mask_size: int, step: int, is_inverted: bool) -> None:
+    """Hundreds of words, of which few or many have something to say."""
+    logits = torch.arange(float(vocab_size)).repeat(2, 1)
+    allowed = {token_id for token_id in range(mask_size) if (token_id % step == 0) is not is_inverted}
+
+    apply_mask(logits, 1, mask_of(allowed, mask_size))
+
+    assert logits[0].tolist() == list(range(vocab_size))
+    assert logits[1].tolist() == [
+        float(token_id) if token_id in allowed else float("-inf") for token_id in range(vocab_size)
+    ]
+
+
 SETTINGS = [
     {"temperature": 0.0},
     {"temperature": 1.5},
