@@ -15,8 +15,8 @@ from torch import Tensor
 Words = npt.NDArray[np.uint32]
 WORD_BITS = 32
 _FULL_WORD = np.uint32(0xFFFFFFFF)
-_FEW_WORDS = 64
-"""So many words at most are looked into one token at a time; there are 35 of control tokens."""
+_FEW_SHARE = 0.1
+"""Of all words may hold tokens that are touched one by one; beyond that, going over the whole row is faster."""
 
 
 class TokenGuide(Protocol):
@@ -64,11 +64,12 @@ def apply_mask(logits: Tensor, row: int, words: Words) -> None:
     vocab_size = logits.shape[1]
     blocked = np.full(num_words(vocab_size), _FULL_WORD)
     np.invert(words[: blocked.size], out=blocked[: words.size])
+    max_words = int(_FEW_SHARE * blocked.size)
     not_free, not_shut = np.flatnonzero(blocked), np.flatnonzero(blocked != _FULL_WORD)
-    if not_free.size <= _FEW_WORDS:
+    if not_free.size <= max_words:
         ids = torch.from_numpy(_ids_in(blocked, not_free, vocab_size)).to(logits.device)
         logits[row, ids] = float("-inf")
-    elif not_shut.size <= _FEW_WORDS:
+    elif not_shut.size <= max_words:
         ids = torch.from_numpy(_ids_in(~blocked, not_shut, vocab_size)).to(logits.device)
         kept = logits[row, ids]
         logits[row] = float("-inf")
