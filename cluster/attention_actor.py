@@ -58,6 +58,7 @@ class AttentionReplica:
         except Exception as error:
             self._send(ComponentReport(self._name, "attention", FAILED, detail=f"{type(error).__name__}: {error}"))
             raise
+        self._reporter.serves(self._report)
         threading.Thread(target=self._watch, name="membership", daemon=True).start()
 
     async def generate(self, request: SequenceRequest, edge_id: str) -> SequenceEnd:

@@ -18,14 +18,18 @@ import numpy as np
 
 from cluster.cluster_status import Membership
 from cluster.errors import WorkerLost
+from cluster.experts.messages import Shard
 from cluster.experts.placement import Placement
-from cluster.experts.remote_experts import LocalShard
 from cluster.experts.traffic import TrafficReport
 from cluster.remote_side import RemoteSide, addresses_of, placement_of
 from model.config import ModelConfig
 from model.moe import Experts
 
 logger = logging.getLogger(__name__)
+
+
+class LocalShard(Shard, Experts, Protocol):
+    """`model.expert_shard.ExpertShard`, as far as it is used beside attention."""
 
 
 class Home(Protocol):
@@ -126,10 +130,13 @@ class ElasticSide:
 
     @property
     def is_behind(self) -> bool:
-        """Say whether the membership that was followed last is not in use yet; following it again may help."""
+        """Say whether something that the membership asks for is neither done nor under way: to follow it may help."""
         with self._following:
             membership = self._membership
-            return membership is not None and self.epoch_in_use < placement_of(membership, self._config).epoch
+            if membership is None:
+                return False
+            lacks_all = membership.wants_local and self._shard is None and self._loading is None
+            return lacks_all or self.epoch_in_use < placement_of(membership, self._config).epoch
 
     @property
     def epoch_in_use(self) -> int:

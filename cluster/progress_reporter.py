@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cluster.cluster_status import ComponentReport, Role
@@ -21,6 +22,11 @@ class ProgressReporter:
         self._role: Role = role
         self._send = send
         self._sent_at_s = 0.0
+        self._serving: Callable[[], ComponentReport] | None = None
+
+    def serves(self, report: Callable[[], ComponentReport]) -> None:
+        """Tell of stages as details of `report()` from now on: who loads something more goes on serving meanwhile."""
+        self._serving = report
 
     def loading(self, progress: "LoadProgress") -> None:
         """Report a load's progress; the last part of it always."""
@@ -32,4 +38,9 @@ class ProgressReporter:
 
     def stage(self, stage: str, done: int = 0, total: int = 0, detail: str = "") -> None:
         """Report a stage."""
-        self._send(ComponentReport(self._name, self._role, stage, done, total, detail=detail))
+        fresh = ComponentReport(self._name, self._role, stage, done, total, detail=detail)
+        if self._serving is not None:
+            now = self._serving()
+            doing = f"{stage}, {done} of {total}" if total else stage
+            fresh = replace(now, detail="; ".join(filter(None, (now.detail, doing, detail))))
+        self._send(fresh)

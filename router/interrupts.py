@@ -7,6 +7,7 @@ Python runs its signal handlers between two instructions of the main thread, whi
 So a thread reads the bytes that the interpreter writes for each signal the moment it comes (`signal.set_wakeup_fd`).
 """
 
+import logging
 import os
 import signal
 import sys
@@ -92,7 +93,11 @@ def end_process() -> NoReturn:
 
 
 def end_children() -> None:
-    """Ask every process that this one started, and theirs, to end: a compiler would go on for nobody."""
+    """Ask every process that this one started, and theirs, to end: a compiler would go on for nobody.
+
+    This process ends too, so what fails here for want of them is logged no more.
+    """
+    logging.disable()
     found = _children(os.getpid())
     for child in found:  # theirs are added while they go by, before any of them ends and hides them
         found += _children(child)

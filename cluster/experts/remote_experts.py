@@ -8,7 +8,6 @@ it. The thread that waits for a layer is woken when the layer is complete, and t
 import threading
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,18 +35,13 @@ from cluster.experts.dispatch_events import (
 )
 from cluster.experts.fallback_shard import FallbackShard
 from cluster.experts.messages import ExpertFailure, ExpertRequest, FrameFormat, Shard, answer_request
-from cluster.experts.placement import FALLBACK, LOCAL, Placement, WorkerId
+from cluster.experts.placement import FALLBACK, Placement, WorkerId
 from cluster.experts.token_dispatcher import TokenDispatcher
 from cluster.experts.traffic import ExpertTraffic, TrafficReport
 from cluster.experts.transport import ExpertTransport
-from model.moe import Experts, GateOutput, Pending
+from model.moe import GateOutput, Pending
 
 _LONGEST_WAIT_S = 1.0
-_HERE = frozenset({LOCAL, FALLBACK})
-
-
-class LocalShard(Shard, Experts, Protocol):
-    """`model.expert_shard.ExpertShard`, as far as it is used beside attention."""
 
 
 class RemoteExperts:
@@ -58,13 +52,12 @@ class RemoteExperts:
         dispatcher: TokenDispatcher,
         transport: ExpertTransport,
         frame_format: FrameFormat,
-        local_shard: LocalShard | None = None,
         fallback: FallbackShard | None = None,
         local_device: str = "cpu",
     ) -> None:
         """Drive `dispatcher` over `transport`, which is started, and closed by `close`.
 
-        `local_shard` answers for LOCAL and `fallback` for FALLBACK, both on `local_device` and on the waiting thread.
+        `fallback` answers for workers that cannot be asked, on `local_device` and on the waiting thread.
         """
         self.on_refresh: Callable[[int], None] = _ask_nobody
         """Called with an epoch, on any thread, when a newer placement (or the same again) should be published. It must
@@ -72,7 +65,6 @@ class RemoteExperts:
         self._dispatcher = dispatcher
         self._transport = transport
         self._format = frame_format
-        self._local_shard = local_shard
         self._fallback = fallback
         self._stand_in: Shard | None = None
         self._local_device = local_device
@@ -80,13 +72,11 @@ class RemoteExperts:
         self._clock = MonotonicClock()
         self._changed = threading.Condition()
         self._results: dict[int, Tensor | ExpertError] = {}
-        self._local_requests: deque[tuple[WorkerId, ExpertRequest]] = deque()
+        self._local_requests: deque[ExpertRequest] = deque()
         self._refusals: dict[WorkerId, ExpertError] = {}
         self._num_tickets = 0
         self._tickets: dict[int, int] = {}  # the one under way, by micro-batch
         self._steps: dict[int, tuple[int, int]] = {}
-        if local_shard is not None:
-            self._on_event(StreamOpened(LOCAL))
         transport.start(self._on_stream_event)
 
     def submit(self, layer: int, hidden: Tensor, gate: GateOutput, micro_batch: int = 0) -> Pending:
@@ -97,8 +87,6 @@ class RemoteExperts:
         """
         self._check(layer, hidden)
         assert gate.expert_ids.shape[0] == hidden.shape[0], f"{gate.expert_ids.shape} ids for {hidden.shape} rows"
-        if self._local_shard is not None and self._dispatcher.placement.workers == (LOCAL,):
-            return self._local_shard.submit(layer, hidden, gate)  # nothing leaves the device
         self._let_go_of_fallback()
         ticket = self._new_ticket(micro_batch)
         step = self._step(layer, micro_batch)
@@ -193,21 +181,21 @@ class RemoteExperts:
                 raise result
             if result is not None:
                 return result
-            self._on_event(Tick() if request is None else self._compute(*request))
+            self._on_event(Tick() if request is None else self._compute(request))
 
-    def _next_local_request(self) -> tuple[WorkerId, ExpertRequest] | None:
+    def _next_local_request(self) -> ExpertRequest | None:
         """Return the next request that falls to this process, if there is one that nobody else has answered."""
         while self._local_requests:
-            worker, request = self._local_requests.popleft()
+            request = self._local_requests.popleft()
             if self._dispatcher.is_awaited(request.key.send):
-                return worker, request
+                return request
         return None
 
-    def _compute(self, worker: WorkerId, request: ExpertRequest) -> Answered:
-        shard = (self._stand_in or self._fallback) if worker == FALLBACK else self._local_shard
+    def _compute(self, request: ExpertRequest) -> Answered:
+        shard = self._stand_in or self._fallback
         if shard is None:
-            return Answered(worker, ExpertFailure(request.key, request.epoch, "it stands in for workers no more"))
-        return Answered(worker, answer_request(shard, request, request.epoch, self._local_device))
+            return Answered(FALLBACK, ExpertFailure(request.key, request.epoch, "it stands in for workers no more"))
+        return Answered(FALLBACK, answer_request(shard, request, request.epoch, self._local_device))
 
     def _let_go_of_fallback(self) -> None:
         """Forget what stood in for workers once all are there again."""
@@ -244,7 +232,7 @@ class RemoteExperts:
             if is_worth_waking:
                 self._changed.notify_all()
         for action in actions:
-            if isinstance(action, Send) and action.worker not in _HERE:
+            if isinstance(action, Send) and action.worker != FALLBACK:
                 self._transport.send(action.worker, action.request)
             elif isinstance(action, RefreshPlacement):
                 self.on_refresh(action.epoch)
@@ -258,8 +246,8 @@ class RemoteExperts:
                 self._results[ticket] = outputs
             case Fail(ticket, error):
                 self._results[ticket] = error
-            case Send(worker, request) if worker in _HERE:
-                self._local_requests.append((worker, request))
+            case Send(worker, request) if worker == FALLBACK:
+                self._local_requests.append(request)
             case _:
                 return False
         return True

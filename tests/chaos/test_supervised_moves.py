@@ -48,7 +48,10 @@ def expected(server: Served) -> dict[str, Any]:
 
 
 def placement(server: Served) -> str:
-    return str(httpx.get(f"{server.url}/ready", trust_env=False).json()["placement"])
+    """Return where the experts are; whatever moves, and whoever died, it serves all the time."""
+    answer = httpx.get(f"{server.url}/ready", trust_env=False)
+    assert answer.is_success, answer.text
+    return str(answer.json()["placement"])
 
 
 def num_moved(server: Served) -> int:

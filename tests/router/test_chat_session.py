@@ -175,7 +175,10 @@ def test_lines_of_before_come_back_and_ctrl_c_at_the_prompt_says_how_to_end(back
         screen.type("\n")
         screen.wait_for("three")
         screen.wait_for("> ")
-        screen.type("half a li\x03")
+        screen.type("half a li")
+        screen.wait_for("half a li")
+        time.sleep(0.5)  # readline misses a signal that comes after it has written and before it waits for keys
+        screen.type("\x03")
         screen.wait_for("/quit, or press Ctrl-D or Ctrl-C again")
         screen.wait_for("> ")
         screen.type("/quit\n")

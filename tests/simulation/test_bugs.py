@@ -30,16 +30,16 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 def combine_by_arrival(patch: pytest.MonkeyPatch) -> None:
     """Outputs are added in the order in which workers answered."""
     fill = LayerWork.fill
-    arrivals: dict[int, list[int]] = {}
+    arrivals: dict[LayerWork, dict[int, None]] = {}
 
     def fill_and_note(work: LayerWork, positions: Any, outputs: Any) -> int:
-        arrivals.setdefault(work.submit.ticket, []).extend(positions.tolist())
+        arrivals.setdefault(work, {}).update(dict.fromkeys(positions.tolist()))  # a pair answered twice keeps its place
         return fill(work, positions, outputs)
 
     def outputs_by_arrival(work: LayerWork) -> torch.Tensor:
         rows = work._outputs  # pyright: ignore[reportPrivateUsage]
         num_tokens, num_chosen = work.submit.expert_ids.shape
-        order = [at for t in range(num_tokens) for at in arrivals[work.submit.ticket] if at // num_chosen == t]
+        order = [at for t in range(num_tokens) for at in arrivals[work] if at // num_chosen == t]
         return rows[order].view(num_tokens, num_chosen, -1)
 
     patch.setattr(LayerWork, "fill", fill_and_note)

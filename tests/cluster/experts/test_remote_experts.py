@@ -14,7 +14,7 @@ from cluster.errors import PlacementError, WorkerLost
 from cluster.experts.dispatch_events import Tick
 from cluster.experts.fallback_shard import FallbackShard
 from cluster.experts.messages import ExpertRequest
-from cluster.experts.placement import LOCAL, Placement
+from cluster.experts.placement import Placement
 from cluster.experts.remote_experts import RemoteExperts
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
 from cluster.experts.transport import LocalTransport
@@ -164,38 +164,6 @@ def test_a_failing_device_is_told_in_the_error(kind: str) -> None:
         mesh.experts.submit(0, hidden, gate).wait()
 
 
-def local_experts(placement: Placement, mine: HandShard, others: dict[str, HandShard]) -> RemoteExperts:
-    dispatcher = TokenDispatcher(placement, 1, WIRE.output_dtype, LIMITS)
-    return RemoteExperts(dispatcher, LocalTransport(others), WIRE, local_shard=mine)
-
-
-def test_the_attention_device_may_hold_some_of_the_experts() -> None:
-    placement = Placement.uniform(WIRE.num_layers, WIRE.num_experts, (LOCAL, "worker-1"))
-    shards = hand_shards(placement)
-    mine = shards.pop(LOCAL)
-    experts = local_experts(placement, mine, shards)
-    gate, hidden = random_gate(np.random.default_rng(7), 9, WIRE.num_experts), torch.randn(9, WIRE.hidden_size)
-    outputs = experts.submit(0, hidden, gate).wait()
-    assert torch.equal(outputs, HandExperts().submit(0, hidden, gate).wait())
-    assert (mine.num_calls, shards["worker-1"].num_calls) == (1, 1)
-    experts.close()
-
-
-def test_collapsed_nothing_is_dispatched_until_a_placement_expands_it() -> None:
-    collapsed = Placement.collapsed(WIRE.num_layers, WIRE.num_experts)
-    expanded = Placement.uniform(WIRE.num_layers, WIRE.num_experts, ("worker-0",), epoch=1)
-    mine, other = hand_shards(collapsed)[LOCAL], hand_shards(expanded)["worker-0"]
-    experts = local_experts(collapsed, mine, {"worker-0": other})
-    gate, hidden = random_gate(np.random.default_rng(7), 9, WIRE.num_experts), torch.randn(9, WIRE.hidden_size)
-    expected = HandExperts().submit(0, hidden, gate).wait()
-    assert torch.equal(experts.submit(0, hidden, gate).wait(), expected)
-    assert experts.counters.sends == 0
-    experts.publish(expanded)
-    assert torch.equal(experts.submit(1, hidden, gate).wait(), expected)
-    assert (mine.num_calls, other.num_calls) == (1, 1)
-    experts.close()
-
-
 def test_what_does_not_fit_the_model_is_refused_before_it_is_sent() -> None:
     placement = uniform(1)
     gate = random_gate(np.random.default_rng(7), 2, WIRE.num_experts)
@@ -277,6 +245,28 @@ def test_experts_without_a_worker_are_computed_here_until_one_is_back() -> None:
     transport.bring_back("worker-0", shards["worker-0"])
     assert torch.equal(experts.submit(1, hidden, gate).wait(), expected)
     assert (experts.counters.fallbacks, fallback.num_resident) == (3, 0)
+    experts.close()
+
+
+def test_who_holds_everything_stands_in_for_workers_as_long_as_it_does() -> None:
+    placement = uniform(2)
+    shards = hand_shards(placement)
+    everything = HandShard(set().union(*(shard.held for shard in shards.values())))
+    dispatcher, transport = TokenDispatcher(placement, 1, WIRE.output_dtype, LIMITS), LocalTransport(shards)
+    experts = RemoteExperts(dispatcher, transport, WIRE)
+    gate, hidden = random_gate(np.random.default_rng(8), 9, WIRE.num_experts), torch.ones(9, WIRE.hidden_size)
+    expected = HandExperts().submit(1, hidden, gate).wait()
+    transport.take_away("worker-0")
+    waiting = experts.submit(1, hidden, gate)
+    experts.stand_in(everything)
+    assert torch.equal(waiting.wait(), expected), "what waits for a worker is computed as soon as somebody stands in"
+    assert torch.equal(experts.submit(1, hidden, gate).wait(), expected)
+    assert everything.num_calls == experts.counters.fallbacks == 2
+    late = experts.submit(1, hidden, gate)
+    experts.stand_in(None)
+    transport.bring_back("worker-0", shards["worker-0"])
+    assert torch.equal(late.wait(), expected), "what it has not begun yet is asked of the worker that is back"
+    assert everything.num_calls == 2
     experts.close()
 
 

@@ -112,7 +112,7 @@ def test_a_request_id_goes_out_as_it_came_in(client: AsgiClient, path: str) -> N
 def test_every_route_but_health_needs_a_key() -> None:
     client = AsgiClient(HandBackend(answer("A")), keys=KeyRing(["secret-1", "secret-2"]))
     routes = routes_of(client)
-    assert len({path for _, path in routes}) == 24
+    assert len({path for _, path in routes}) == 25
 
     for method, path in [*routes, ("GET", "/nowhere"), ("GET", "/docs")]:
         response = client.request(method, path)
