@@ -116,7 +116,7 @@ class AttentionReplica:
         epoch = NO_EPOCH
         while True:
             membership = self._next_membership(report, epoch)
-            if membership is not None and (membership.members or membership.is_collapsed):
+            if membership is not None and (membership.members or membership.needs_no_worker):
                 return membership
             epoch = epoch if membership is None else membership.epoch
 

@@ -43,6 +43,11 @@ class Membership:
         return self.num_workers == 0 if self.placement is None else self.placement.is_collapsed
 
     @property
+    def needs_no_worker(self) -> bool:
+        """Say whether steps run beside attention: all experts are there, or are to be, with no worker left to ask."""
+        return self.is_collapsed or (self.wants_local and not self.members)
+
+    @property
     def worker_fingerprint(self) -> str | None:
         """Return the numerics fingerprint that all workers share; None without workers."""
         return self.members[0].fingerprint if self.members else None

@@ -2,6 +2,7 @@
 
     membership wants them here ──▶ load all, beside the workers ──▶ placement is collapsed: the next step runs here
     placement names workers    ──▶ connect to them              ──▶ the next step asks them, and what is here is let go
+    none of these is there     ──▶ load all, if wanted here     ──▶ the next step runs here already
 
 One step runs in one place from its first layer to its last, so that nothing changes hands within it. While experts are
 both here and on workers, those here stand in for any worker that cannot be asked.
@@ -17,7 +18,7 @@ from typing import Protocol
 import numpy as np
 
 from cluster.cluster_status import Membership
-from cluster.errors import WorkerLost
+from cluster.errors import HandshakeRefused, WorkerLost
 from cluster.experts.messages import Shard
 from cluster.experts.placement import Placement
 from cluster.experts.traffic import TrafficReport
@@ -43,8 +44,8 @@ class Home(Protocol):
         """Return the way to the workers; raises HandshakeRefused or WorkerLost."""
         ...
 
-    def difference(self, membership: Membership | None) -> str:
-        """Return why experts here would have other bits than on the workers; empty if they have the same."""
+    def difference(self, fingerprint: str | None) -> str:
+        """Return why experts here would have other bits than on workers of this fingerprint; empty if the same."""
         ...
 
     def shortage(self) -> str:
@@ -104,8 +105,7 @@ class ElasticSide:
 
     def begin(self, membership: Membership) -> None:
         """Load or connect, as the first membership says, before this returns; raises what that raises."""
-        placement = placement_of(membership, self._config)
-        if placement.is_collapsed:
+        if membership.needs_no_worker:
             self._shard = self._home.load()
         else:
             self._reach(membership)
@@ -156,9 +156,16 @@ class ElasticSide:
         with self._following:
             remote = self.remote
             report = TrafficReport(np.zeros(shape), -1) if remote is None else remote.experts.traffic_report()
-            has_all = self._shard is not None
-            obstacle = "" if has_all else self._home.difference(self._membership) or self._home.shortage()
-            return replace(report, epoch=self.epoch_in_use, has_all=has_all, obstacle=obstacle)
+            difference, is_here = self._home.difference(self._fingerprint_in_use), self._shard is not None
+            obstacle = difference or ("" if is_here else self._home.shortage())
+            return replace(report, epoch=self.epoch_in_use, has_all=is_here and not difference, obstacle=obstacle)
+
+    @property
+    def _fingerprint_in_use(self) -> str | None:
+        """Return what sequences under way may have been computed with; None before any worker was known."""
+        if self.remote is not None:
+            return self.remote.fingerprint
+        return None if self._membership is None else self._membership.worker_fingerprint
 
     def close(self) -> None:
         """End the streams to workers."""
@@ -168,12 +175,14 @@ class ElasticSide:
     def _catch_up(self, membership: Membership, placement: Placement) -> None:
         if membership.wants_local or placement.is_collapsed:
             self._begin_loading()
-        if not placement.is_collapsed:
-            self._use_workers(membership)
-        elif self._shard is not None:
+        if self._shard is not None and membership.needs_no_worker:
             self._use_shard(self._shard, placement.epoch, membership)
+        elif not placement.is_collapsed:
+            self._use_workers(membership)
 
     def _use_shard(self, shard: LocalShard, epoch: int, membership: Membership) -> None:
+        if difference := self._home.difference(self._fingerprint_in_use):
+            raise HandshakeRefused(difference)
         if shard not in self.lent.in_use[-1:]:
             logger.info("all experts are here from epoch %d on", epoch)
         self._epoch_here = epoch
@@ -182,9 +191,12 @@ class ElasticSide:
             self.remote.transport.set_workers(addresses_of(membership))
 
     def _use_workers(self, membership: Membership) -> None:
-        difference = self._home.difference(membership)
+        difference = self._home.difference(membership.worker_fingerprint)
         if self._shard is not None and difference:
             logger.error("the experts stay here: %s", difference)
+            return
+        if self._shard is not None and not membership.members:
+            logger.warning("the experts stay here for now: no worker is there yet")
             return
         try:
             remote = self._reach(membership)

@@ -37,12 +37,11 @@ class ExpertHome:
         """Return the experts on workers; raises HandshakeRefused naming what differs, or WorkerLost."""
         return connect_experts(self.spec, self.checkpoint, membership, self.secret)
 
-    def difference(self, membership: Membership | None) -> str:
-        """Return why experts here would have other bits than on the workers; empty if they have the same."""
-        theirs = None if membership is None else membership.worker_fingerprint
-        if theirs in {None, self.fingerprint}:
+    def difference(self, fingerprint: str | None) -> str:
+        """Return why experts here would have other bits than on workers of this fingerprint; empty if the same."""
+        if fingerprint in {None, self.fingerprint}:
             return ""
-        return f"the experts' bits would be others: numerics fingerprint {self.fingerprint} here, {theirs} on workers"
+        return f"the experts' bits would be others: numerics {self.fingerprint} here, {fingerprint} on workers"
 
     def shortage(self) -> str:
         """Return how much memory is missing for all experts to be here; empty if there is enough."""

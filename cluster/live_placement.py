@@ -51,9 +51,17 @@ class LivePlacement:
     """The placement of one application, and its moves. Not thread-safe: one thread or event loop owns it."""
 
     def __init__(
-        self, placement: Placement, policy: MovePolicy, now_s: float, settled: Placement | None = None
+        self,
+        placement: Placement,
+        policy: MovePolicy,
+        now_s: float,
+        settled: Placement | None = None,
+        num_made: int = 0,
     ) -> None:
-        """Begin with the published placement, in a rescue with the one to return to; workers tell what they hold."""
+        """Begin with the published placement, in a rescue with the one to return to; workers tell what they hold.
+
+        So many workers were made, and any of them may still be asked by an earlier placement.
+        """
         self._policy = policy
         self._holders: dict[int, _Holder] = {}
         self._reports: dict[str, tuple[float, TrafficReport]] = {}
@@ -62,7 +70,7 @@ class LivePlacement:
         self._next_settled: Placement | None = None
         self._settled = settled
         self._share: Share | None = None
-        self._num_kept = placement.num_workers
+        self._num_kept = num_made
         self._planned_at_s: float | None = None
         self._round_at_s = now_s
         self.num_loads = 0

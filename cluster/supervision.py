@@ -241,7 +241,8 @@ class Supervision:
 
     def _place(self, placement: Placement, settled: Placement | None) -> None:
         """Go by a placement, towards as many workers as are wanted."""
-        self._live = LivePlacement(placement, self._policy, self._clock.now_s(), settled)
+        num_made = len(self._stored.last_incarnations)
+        self._live = LivePlacement(placement, self._policy, self._clock.now_s(), settled, num_made)
         self._live.resize(self._wanted_share())
 
     def _wanted_share(self) -> Share:

@@ -2,13 +2,13 @@
 
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from cluster.cluster_status import Membership
 from cluster.elastic_side import ElasticSide
-from cluster.errors import WorkerLost
+from cluster.errors import HandshakeRefused, WorkerLost
 from cluster.experts.placement import Placement
 from cluster.remote_side import RemoteSide
 from tests.cluster.experts.hand import HandShard
@@ -37,7 +37,7 @@ class HandHome:
     def connect(self, membership: Membership) -> RemoteSide:
         raise WorkerLost("none of the workers is there")
 
-    def difference(self, membership: Membership | None) -> str:
+    def difference(self, fingerprint: str | None) -> str:
         return self.differs
 
     def shortage(self) -> str:
@@ -80,6 +80,29 @@ def test_workers_with_other_bits_are_not_asked() -> None:
     home.differs = "other bits"
     side.follow(membership(2, 2))
     assert (side.epoch_in_use, side.is_behind) == (1, True)
+
+
+def test_it_begins_here_where_workers_are_gone_for_good_and_stays_until_others_are_there() -> None:
+    """All experts were to come here when the last worker and the attention process died: nobody makes either first."""
+    home = HandHome()
+    home.gate.set()
+    side = ElasticSide(CONFIG, home)
+    side.begin(replace(membership(1, 2), wants_local=True))
+    assert (side.epoch_in_use, side.is_behind, side.traffic_report().has_all) == (1, False, True)
+    side.follow(membership(2, 0))
+    assert (side.epoch_in_use, side.is_behind) == (2, False)
+    side.follow(membership(3, 2))
+    assert (side.epoch_in_use, side.is_behind, side.traffic_report().has_all) == (2, True, True)
+
+
+def test_experts_with_other_bits_never_take_over_from_workers() -> None:
+    side = begun(home := HandHome())
+    home.differs = "other bits"
+    report = side.traffic_report()
+    assert (report.has_all, report.obstacle) == (False, "other bits")
+    with pytest.raises(HandshakeRefused, match="other bits"):
+        side.follow(membership(2, 0))
+    assert side.epoch_in_use == 1
 
 
 def test_an_older_membership_changes_nothing() -> None:

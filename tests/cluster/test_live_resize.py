@@ -7,7 +7,7 @@ import numpy as np
 from cluster.experts.first_placement import Share
 from cluster.experts.placement import Placement
 from cluster.experts.traffic import TrafficReport
-from cluster.live_placement import LEASE_S
+from cluster.live_placement import LEASE_S, LivePlacement
 from cluster.moves import LoadExperts, PublishPlacement
 from tests.cluster.live_rig import FIRST, OFF, POLICY, Rig, rig_at_rest
 
@@ -48,6 +48,20 @@ def test_who_leaves_is_kept_until_nobody_asks_it() -> None:
     del rig.held[1, 1]
     assert rig.settle() == []
     rig.check_clean()
+
+
+def test_after_a_restart_whoever_was_made_is_kept_until_nobody_asks_it() -> None:
+    live = LivePlacement(FIRST, OFF, 100.0, num_made=4)
+    ready = {0: 1, 1: 1, 2: 1}
+
+    def kept_after(epoch: int, now_s: float) -> int:
+        live.note_traffic("attention", TrafficReport(np.zeros((1, 4)), epoch), now_s)
+        live.step(ready, now_s)
+        return live.num_kept
+
+    assert live.num_kept == 4
+    assert kept_after(FIRST.epoch - 1, 101.0) == 4, "attention still goes by the placement that had them"
+    assert kept_after(FIRST.epoch, 102.0) == 2
 
 
 def test_without_attention_who_leaves_is_kept_for_a_while() -> None:

@@ -51,15 +51,17 @@ class AttentionProcess:
         self.transport = SimulatedTransport(world, self._from_workers)
         self.is_alive = True
         self._membership = membership
-        self.has_all = placement.is_collapsed
+        self.has_all = membership.needs_no_worker
         self._is_loading = False
-        self._epoch_here = placement.epoch if placement.is_collapsed else None
+        self._epoch_here: int | None = None
         self._step_epoch_here: int | None = None
         self._pass: StepPass | None = None
         self._num_layers_run = 0
         self._num_steps = 0
         self._tick_at_s: float | None = None
         self._follow()
+        if self.has_all and not self.dispatcher.placement.is_collapsed:
+            self._dispatch(dispatch.FallbackOffered(True))
 
     @property
     def is_idle(self) -> bool:
@@ -117,11 +119,13 @@ class AttentionProcess:
         if wants_all and not self.has_all and not self._is_loading:
             self._is_loading = True
             self._world.soon(LOAD_ALL_S, self._loaded)
-        if placement.is_collapsed and not self.has_all:
+        is_for_here = self._membership.needs_no_worker
+        has_nobody_yet = self.has_all and not self._membership.members
+        if is_for_here != self.has_all and (is_for_here or has_nobody_yet):
             return
         self.transport.set_workers(self._find_workers(self._membership))
-        self._epoch_here = placement.epoch if placement.is_collapsed else None
-        if not placement.is_collapsed:
+        self._epoch_here = placement.epoch if is_for_here else None
+        if not is_for_here:
             self._dispatch(dispatch.PlacementPublished(placement))
             if not wants_all and self.has_all:
                 self.has_all = False

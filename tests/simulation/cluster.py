@@ -75,8 +75,8 @@ class SimulatedCluster:
     def _watch(self) -> None:
         """Let attention learn of memberships, as long as a supervisor lives that has one; start it if it is down."""
         membership = self.supervisor.membership if self.supervisor.is_alive else None
-        is_served = membership is not None and (bool(membership.members) or membership.is_collapsed)
-        if membership is not None and is_served and self._find() is None and self.world.now_s() >= self._restart_at_s:
+        can_begin = membership is not None and (bool(membership.members) or membership.needs_no_worker)
+        if membership is not None and can_begin and self._find() is None and self.world.now_s() >= self._restart_at_s:
             self.attention = AttentionProcess(self.world, self.limits, membership, self._placement, self._workers)
             self.edge.connect(self.attention)
         if membership is not None and self.attention is not None and self.attention.is_alive:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.cluster_status import Membership
 from cluster.engine.block_manager import BlockManager
 from cluster.engine.engine import Engine
 from cluster.engine.live_sequence import LiveSequence
@@ -192,6 +193,21 @@ def newcomers_never_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LivePlacement, "resize", lambda *_: None)
 
 
+def leavers_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A supervisor that starts anew keeps only the workers of the newest placement."""
+    begin = LivePlacement.__init__
+
+    def forget(live: LivePlacement, *arguments: Any) -> None:
+        begin(live, *arguments[:4])
+
+    patch.setattr(LivePlacement, "__init__", forget)
+
+
+def nobody_to_begin_with(patch: pytest.MonkeyPatch) -> None:
+    """An attention process waits for workers where none is wanted."""
+    patch.setattr(Membership, "needs_no_worker", property(lambda membership: membership.is_collapsed))
+
+
 BUGS: tuple[Patch, ...] = (
     combine_by_arrival,
     partial_sums,
@@ -213,10 +229,18 @@ BUGS: tuple[Patch, ...] = (
     loss_not_resumed,
     leaver_let_go_at_once,
     newcomers_never_counted,
+    leavers_forgotten,
+    nobody_to_begin_with,
 )
 
 
-TRIED_FIRST: dict[Patch, int] = {stale_answer_accepted: 289, acted_before_stored: 100, published_before_loaded: 44}
+TRIED_FIRST: dict[Patch, int] = {
+    stale_answer_accepted: 289,
+    acted_before_stored: 100,
+    published_before_loaded: 44,
+    leavers_forgotten: 816,
+    nobody_to_begin_with: 2008,
+}
 """Seeds that have caught bugs which few do: they save a minute as long as they do, and nothing depends on them."""
 
 
