@@ -24,6 +24,8 @@ class StoredState:
     """Where the experts are since the first of them was moved, as JSON: what a worker made anew is to load."""
     settled: str | None = None
     """The placement to return to once nobody need stand in for a worker any more; None while nobody does."""
+    was_deployed: bool = False
+    """The application has been there: if it is not, it was deleted."""
     num_workers: int | None = None
     """How many workers were last asked for; None: as many as the config says."""
 

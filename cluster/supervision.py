@@ -77,8 +77,8 @@ class Supervision:
         self._older: list[str] = []
         self._membership: Membership | None = None
         self._lease_until_s = None if stored.lease_s is None else clock.now_s() + stored.lease_s
-        self._application_seen_s: float | None = None
-        self._is_application_up = False
+        self._application_seen_s = clock.now_s() if stored.was_deployed else None
+        self._is_application_up = stored.was_deployed  # until somebody knows better
         self._leaving_since_s: float | None = None
         self._stepped_at_s = clock.now_s()
         self._policy = policy
@@ -109,6 +109,8 @@ class Supervision:
 
         One that was deleted is not given up while its replicas end what they run.
         """
+        if is_up and not self._stored.was_deployed:
+            self._keep(replace(self._stored, was_deployed=True))
         self._is_application_up = is_up
         if is_up or (is_attended and self._application_seen_s is not None):
             self._application_seen_s = self._clock.now_s()

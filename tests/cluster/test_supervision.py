@@ -168,6 +168,20 @@ def test_a_deleted_application_takes_its_workers_with_it_after_a_grace() -> None
     assert rig.machinery.has_exited
 
 
+def test_an_application_that_was_deleted_meanwhile_is_known_to_have_been_there() -> None:
+    """Otherwise workers would hold their memory for ever once the supervisor has died at the wrong moment."""
+    before = Rig()
+    before.all_ready()
+    before.supervision.note_application(is_up=True)
+    rig = Rig(stored=before.machinery.stored)
+    rig.live(APPLICATION_GRACE_S + 1)
+    rig.settle()
+    assert not rig.machinery.has_exited, "nobody has said that it is gone"
+    rig.supervision.note_application(is_up=False)
+    rig.settle()
+    assert rig.machinery.has_exited
+
+
 def test_a_deleted_application_keeps_its_workers_while_a_replica_ends_what_it_runs() -> None:
     rig = Rig()
     rig.all_ready()

@@ -6,16 +6,17 @@ import torch
 
 from cluster.cluster_status import Membership
 from cluster.engine.engine import Engine
-from cluster.engine.limits import EngineLimits
 from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
-from cluster.engine.step import Abort, Admit, Emit, Event, Prepare, RunStep, StepDone, StepFailed
+from cluster.engine.step import Abort, Admit, Emit, Event, Prepare, RunStep, StepDone, StepFailed, Stop
 from cluster.experts import dispatch_events as dispatch
 from cluster.experts.messages import ExpertRequest, answer_request
 from cluster.experts.placement import FALLBACK, Placement
 from cluster.experts.token_dispatcher import DispatchLimits, TokenDispatcher
+from cluster.experts.traffic import ExpertTraffic, TrafficReport
 from model.moe import HandExperts
 from tests.cluster.engine.hand_transformer import hand_cache
 from tests.cluster.experts.hand import HandShard
+from tests.simulation.load import prepared
 from tests.simulation.paper_model import NUM_EXPERTS, NUM_LAYERS, LayerInput, StepPass, step_pass
 from tests.simulation.workers import SimulatedTransport, WorkerProcess
 from tests.simulation.world import World
@@ -24,6 +25,10 @@ WATCH_S = 0.2
 LOAD_ALL_S = 3.0
 """Longest time until all experts are here."""
 STEP_S = 0.01
+HURRY_S = 0.5
+PAIRS_PER_PAIR = 1000
+PREPARE_S = 0.2
+"""Longest time until a constraint is compiled."""
 
 OnEvents = Callable[[list[TokenEvent]], None]
 
@@ -34,7 +39,7 @@ class AttentionProcess:
     def __init__(
         self,
         world: World,
-        limits: EngineLimits,
+        engine: Engine,
         membership: Membership,
         make_placement: Callable[[Membership], Placement],
         find_workers: Callable[[Membership], dict[str, WorkerProcess]],
@@ -42,11 +47,13 @@ class AttentionProcess:
         self._world = world
         self._make_placement, self._find_workers = make_placement, find_workers
         self.on_events: OnEvents = _drop
-        self.engine = Engine(limits)
-        self._kv_cache = hand_cache(limits.num_blocks.full, limits.num_blocks.sliding)
+        self.engine = engine
+        self._kv_cache = hand_cache(engine.limits.num_blocks.full, engine.limits.num_blocks.sliding)
         placement = make_placement(membership)
         incarnation = world.chance.getrandbits(63)
-        limit = DispatchLimits(reply_timeout_s=world.chance.choice([0.2, 1.0, 30.0]))
+        limit = DispatchLimits(
+            reply_timeout_s=world.chance.choice([0.2, 1.0, 30.0]), layer_timeout_s=world.chance.choice([8.0, 600.0])
+        )
         self.dispatcher = TokenDispatcher(placement, incarnation, torch.float32, limit)
         self.transport = SimulatedTransport(world, self._from_workers)
         self.is_alive = True
@@ -56,6 +63,7 @@ class AttentionProcess:
         self._epoch_here: int | None = None
         self._step_epoch_here: int | None = None
         self._pass: StepPass | None = None
+        self._traffic = ExpertTraffic(NUM_LAYERS, NUM_EXPERTS)
         self._num_layers_run = 0
         self._num_steps = 0
         self._tick_at_s: float | None = None
@@ -100,6 +108,25 @@ class AttentionProcess:
         self._world.note("the attention replica dies")
         self.is_alive = False
         self.transport.close()
+
+    def end(self, reason: str, is_device_lost: bool = False) -> None:
+        """End in order: every sequence is told that it must go on elsewhere."""
+        self._world.note(f"the attention replica ends: {reason}")
+        self._dispatch(dispatch.Hurry(HURRY_S))
+        if is_device_lost and self._pass is not None:
+            self._pass = None
+            self._run(StepFailed(reason, is_fatal=True, reason=FinishReason.UNAVAILABLE))
+        self._run(Stop(reason))
+        self.die()
+
+    def traffic_report(self) -> TrafficReport:
+        """Return what this replica tells the supervisor; so few tokens count as many."""
+        return TrafficReport(
+            self._traffic.pairs() * PAIRS_PER_PAIR,
+            self.epoch_in_use,
+            dict(self.dispatcher.counters.pairs),
+            self.has_all,
+        )
 
     def check_integrity(self) -> None:
         """Assert that the engine's books balance."""
@@ -147,8 +174,12 @@ class AttentionProcess:
                     self._step_epoch_here = self._epoch_here
                     self._num_steps += 1
                     self._world.soon(STEP_S, lambda: self._go_on(None))
-                case Prepare():
-                    raise AssertionError("no simulated request has a constraint")
+                case Prepare(request):
+                    self._world.soon(PREPARE_S, lambda request=request: self._prepared(request))
+
+    def _prepared(self, request: SequenceRequest) -> None:
+        if self.is_alive:
+            self._run(prepared(request))
 
     def _go_on(self, outputs: torch.Tensor | None) -> None:
         """Run the step under way to its next layer of experts, or to its end."""
@@ -163,6 +194,7 @@ class AttentionProcess:
         self._submit(asked)
 
     def _submit(self, asked: LayerInput) -> None:
+        self._traffic.add(asked.layer, asked.gate.expert_ids.numpy())
         if self._step_epoch_here is not None:
             outputs = HandExperts().submit(asked.layer, asked.hidden, asked.gate).wait()
             self._world.soon(STEP_S, lambda: self._go_on(outputs))

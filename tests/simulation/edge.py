@@ -22,6 +22,7 @@ class Received:
     token_ids: list[int] = field(default_factory=list[int])
     finish_reason: FinishReason | None = None
     was_cancelled: bool = False
+    attempt: int = 0
     runs_on: AttentionProcess | None = None
     """Who was asked last; None before the first attempt and between two."""
 
@@ -75,7 +76,8 @@ class Edge:
         if process is None:
             self._lost(one, was_running=False)
             return
-        one.runs_on = process
+        one.runs_on, one.attempt = process, attempt.attempt
+        one.journal.bind("paper")
         self._world.soon(NETWORK_S, lambda: self._admit(one, attempt, process))
 
     def cancel(self, one: Received) -> None:
@@ -84,8 +86,17 @@ class Edge:
             one.was_cancelled = True
             one.finish_reason = FinishReason.ABORT
             one.journal.cancel()
-            if one.runs_on is not None and one.runs_on.is_alive:
-                one.runs_on.abort(one.request.sequence_id)
+            if one.runs_on is not None:
+                _abort(one, one.runs_on, None)
+
+    def move(self) -> None:
+        """Let every sequence go on elsewhere, as when its replica is to go; here that is the same replica again."""
+        self._world.note("all sequences move")
+        for one in self.received.values():
+            if one.runs_on is not None and one.finish_reason is None:
+                process, attempt = one.runs_on, one.attempt
+                self._do(one, one.journal.on_moved())
+                self._world.soon(NETWORK_S, lambda one=one, p=process, a=attempt: _abort(one, p, a))
 
     def cut(self) -> None:
         """Let the network between edge and replica fail: the stream breaks at both ends."""
@@ -141,3 +152,9 @@ class Edge:
                 raise AssertionError(f"{one.request.sequence_id} was given up: {error}")
             case None:
                 pass
+
+
+def _abort(one: Received, process: AttentionProcess, attempt: int | None) -> None:
+    """Cancel the call of an attempt, or of any, if its replica lives."""
+    if process.is_alive:
+        process.abort(one.request.sequence_id, attempt)

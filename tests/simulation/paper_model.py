@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from cluster.engine.model_runner import build_batch
-from cluster.engine.sequence import SequenceRequest
+from cluster.engine.sequence import FinishReason, SequenceRequest
 from cluster.engine.step import StepPlan, StepResult
+from cluster.grammar.guide import TurnGuide
 from model.batch import ForwardBatch
 from model.kv_cache import KVCache
 from model.moe import GateOutput, HandExperts, combine
 from model.sampler import SampleRow, sample
+from model.tokenizer import Tokenizer
 from tests.cluster.engine.driver import EOS
 from tests.cluster.engine.hand_transformer import STEP, VOCAB_SIZE, HandTransformer, hand_target
 from tests.cluster.experts.hand import frame_format
@@ -30,6 +32,7 @@ HIDDEN = 2
 WIRE = frame_format(NUM_LAYERS, NUM_EXPERTS, HIDDEN)
 _WEIGHTS = torch.tensor([0.43, 0.29, 0.17, 0.11])
 _NONE = HandExperts()
+_TOKENIZER = Tokenizer()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +80,27 @@ def next_hidden(outputs: Tensor, gate: GateOutput) -> Tensor:
     return combine(outputs, gate.weights) / 4
 
 
-def tokens_on_paper(one: SequenceRequest, max_context: int) -> list[int]:
-    """Return a request's output as model and sampler give it alone, one token after the other."""
-    token_ids, num_prompt = list(one.prompt_ids), len(one.prompt_ids)
-    stop_ids = {*one.params.stop_token_ids, *(() if one.params.ignore_eos else (EOS,))}
-    for _ in range(min(one.params.max_tokens, max_context - num_prompt)):
+def tokens_on_paper(
+    one: SequenceRequest, max_context: int, guide: TurnGuide | None = None
+) -> tuple[list[int], FinishReason]:
+    """Return a request's output as model and sampler give it alone, one token after the other, and why it ends."""
+    params, token_ids, num_prompt = one.params, list(one.prompt_ids), len(one.prompt_ids)
+    stop_ids = () if params.ignore_eos else (EOS,)
+    text = ""
+    for count in range(1, min(params.max_tokens, max_context - num_prompt) + 1):
         logits = _logits((hand_target(token_ids) + _shift_on_paper(token_ids)) % VOCAB_SIZE)
-        token_id = sample(logits[None], [SampleRow(one.params, token_ids, num_prompt)])[0].token_id
+        blocked = stop_ids if count <= params.min_tokens else ()
+        token_id = sample(logits[None], [SampleRow(params, token_ids, num_prompt, blocked, guide=guide)])[0].token_id
         assert token_id is not None
         token_ids.append(token_id)
-        if token_id in stop_ids:
-            break
-    return token_ids[num_prompt:]
+        if guide is not None:
+            guide.advance(token_id)
+        # Stop strings are looked for from token `min_tokens` on.
+        text += _TOKENIZER.decode([token_id]) if count >= params.min_tokens else ""
+        is_over = guide is not None and guide.is_over
+        if token_id in stop_ids or is_over or any(stop in text for stop in params.stop):
+            return token_ids[num_prompt:], FinishReason.STOP
+    return token_ids[num_prompt:], FinishReason.LENGTH
 
 
 def _shift_on_paper(token_ids: list[int]) -> int:

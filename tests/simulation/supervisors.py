@@ -12,7 +12,7 @@ from cluster.cluster_status import Member, Membership
 from cluster.errors import PlacementError
 from cluster.experts.first_placement import Share
 from cluster.experts.placement import Copies, Placement
-from cluster.experts.rebalance import BalanceLimits, BalancePlan
+from cluster.experts.rebalance import BalanceLimits, BalancePlan, balance_plan
 from cluster.experts.traffic import TrafficReport
 from cluster.moves import LoadExperts, MovePolicy, Order, PlanMoves
 from cluster.reconcile import Rest
@@ -30,6 +30,10 @@ RESTART_S = 3.0
 ASK_S = 0.05
 MOVE_S = 0.3
 """Longest time until a worker has loaded or dropped what it was asked to, or a plan is made."""
+OWNER_LEASE_S = 10.0
+ODD = 0.05
+"""Share of new workers with other hardware than those that are there."""
+OLDER = "a supervisor of another revision"
 POLICY = MovePolicy(1.0, BalanceLimits(), max_rescued_experts=1000)
 
 
@@ -38,6 +42,13 @@ class Store:
     """What outlives every process: the stored state, and all workers ever made."""
 
     state: StoredState
+    has_owner: bool = False
+    """Somebody renews the lease."""
+    is_deployed: bool = True
+    """The application in front is up."""
+    has_exited: bool = False
+    follows_traffic: bool = False
+    """Experts are moved by the traffic, not by chance."""
     workers: dict[Seat, WorkerProcess] = field(default_factory=dict[Seat, WorkerProcess])
 
 
@@ -55,12 +66,18 @@ class SupervisorProcess:
             self._supervision.adopt(*process.seat)
         for process in living:
             self._follow(process)
+        if not store.state.epoch and world.chance.random() < 0.2:
+            self._supervision.note_older([OLDER])
         self._tick()
 
     @property
     def membership(self) -> Membership | None:
         """Return the membership published last in this life."""
         return self._supervision.membership
+
+    def abandon(self) -> None:
+        """Want nothing any more."""
+        self._supervision.abandon()
 
     def die(self) -> None:
         """End at once; another life begins after a while."""
@@ -77,13 +94,15 @@ class SupervisorProcess:
         placement = self._store.state.moved_placement or share_placement(self._share)
         shard = HandShard(set(placement.experts_on(worker_id(index))))
         process = self._store.workers[index, incarnation] = WorkerProcess(self._world, (index, incarnation), shard)
+        process.is_odd = self._world.chance.random() < ODD
         self._world.soon(LOAD_S, lambda: setattr(process, "is_ready", True))
         self._follow(process)
 
     def remove_worker(self, index: int, incarnation: int) -> None:
         """End a worker, dead or alive."""
         process = self._store.workers[index, incarnation]
-        assert not (process.is_alive and self._is_asked(process)), f"worker {process.seat} goes while it is asked"
+        is_asked = process.is_alive and not process.was_refused and self._is_asked(process)
+        assert not is_asked, f"worker {process.seat} goes while it is asked"
         process.die()
 
     def move(self, order: Order) -> None:
@@ -92,8 +111,13 @@ class SupervisorProcess:
         self._world.soon(MOVE_S, lambda: self._move(order, process))
 
     def plan(self, action: PlanMoves) -> None:
-        """Swap two experts of each layer after a while."""
-        self._world.soon(MOVE_S, lambda: self._planned(action.placement))
+        """Make a plan after a while: by the traffic, or one that swaps two experts of each layer."""
+        placement = action.placement
+        if self._store.follows_traffic:
+            plan = balance_plan(placement, action.shares, action.limits)
+        else:
+            plan = BalancePlan(replace(placement, epoch=placement.epoch + 1, copies=self._swapped(placement)), 1.0)
+        self._world.soon(MOVE_S, lambda: self._planned(plan))
 
     def scale(self, num_workers: int) -> None:
         """Want another number of workers, as an operator may."""
@@ -115,18 +139,23 @@ class SupervisorProcess:
     def note_traffic(self, report: TrafficReport) -> None:
         """Take what the attention replica tells."""
         self._supervision.note_traffic("attention", report)
+        status = self._supervision.balance()
+        assert status is None or not status.is_stalled, "balancing has come to a stop"
 
     def stop_older(self, name: str) -> None:
-        """Refuse: there are no other revisions here."""
-        raise AssertionError(name)
+        """See that it is the one of another revision that was told of."""
+        assert name == OLDER, name
 
     def take_down_application(self) -> None:
-        """Refuse: the application stays."""
-        raise AssertionError("the application was taken down")
+        """Let the application go after a while; some take too long."""
+        assert not self._store.has_owner or not self._store.is_deployed or not self._store.state.is_wanted
+        self._world.later(self._world.chance.choice([0.5, 60.0]), lambda: setattr(self._store, "is_deployed", False))
 
     def exit(self) -> None:
-        """Refuse: the supervisor is wanted."""
-        raise AssertionError("the supervisor gave itself up")
+        """End for good."""
+        living = [process.seat for process in self._store.workers.values() if process.is_alive]
+        assert not living, f"workers {living} outlive their supervisor"
+        self._store.has_exited, self.is_alive = True, False
 
     def _follow(self, process: WorkerProcess) -> None:
         process.on_death.append(lambda: self._world.soon(DETECTION_S, lambda: self._lost(process)))
@@ -140,8 +169,12 @@ class SupervisorProcess:
             self._world.later(ASK_S, lambda: self._ask(process))
             return
         index, incarnation = process.seat
-        member = Member(worker_id(index), index, incarnation, f"{index}.{incarnation}:1", "paper")
-        assert self._supervision.worker_ready(member) is None
+        others = [] if self.membership is None else [one for one in self.membership.members if one.index != index]
+        fingerprint = "odd" if process.is_odd and others else "paper"
+        member = Member(worker_id(index), index, incarnation, f"{index}.{incarnation}:1", fingerprint)
+        refusal = self._supervision.worker_ready(member)
+        process.was_refused = refusal is not None
+        assert refusal is None or fingerprint == "odd", refusal
         self._act()
 
     def _move(self, order: Order, process: WorkerProcess) -> None:
@@ -160,10 +193,9 @@ class SupervisorProcess:
             self._supervision.move_failed(order)
             self._act()
 
-    def _planned(self, placement: Placement) -> None:
+    def _planned(self, plan: BalancePlan) -> None:
         if self.is_alive:
-            moved = replace(placement, epoch=placement.epoch + 1, copies=self._swapped(placement))
-            self._supervision.planned(BalancePlan(moved, 1.0))
+            self._supervision.planned(plan)
             self._act()
 
     def _swapped(self, placement: Placement) -> Copies:
@@ -184,7 +216,10 @@ class SupervisorProcess:
             self._world.later(TICK_S, self._tick)
 
     def _act(self) -> None:
-        while not isinstance(self._supervision.step(), Rest):
+        if self._store.has_owner:
+            self._supervision.renew_lease(OWNER_LEASE_S)
+        self._supervision.note_application(self._store.is_deployed)
+        while not self._store.has_exited and not isinstance(self._supervision.step(), Rest):
             pass
 
 

@@ -21,6 +21,8 @@ COMPUTE_S = 0.03
 DETECTION_S = 0.3
 """Longest time until the other end notices that a process has died."""
 CONNECT_S = 0.2
+REPEATED = 0.01
+"""Share of answers that come twice."""
 RETRY_S = 0.5
 
 Seat = tuple[int, int]
@@ -36,6 +38,9 @@ class WorkerProcess:
     shard: HandShard
     is_alive: bool = True
     is_ready: bool = False
+    is_odd: bool = False
+    """Its hardware computes other bits."""
+    was_refused: bool = False
     hung_until_s: float = 0.0
     on_death: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
 
@@ -49,6 +54,12 @@ class WorkerProcess:
         """Stand still, as after SIGSTOP."""
         self.world.note(f"worker {self.seat} hangs for {seconds:.2f} s")
         self.hung_until_s = self.world.now_s() + seconds
+
+    def fail(self, seconds: float) -> None:
+        """Answer nothing but that the device fails, for a while."""
+        self.world.note(f"the device of worker {self.seat} fails for {seconds:.2f} s")
+        self.shard.failure = "its device fails"
+        self.world.later(seconds, lambda: setattr(self.shard, "failure", None))
 
     def die(self) -> None:
         """End at once."""
@@ -107,7 +118,8 @@ class Stream:
     def _answered(self, frame: bytes) -> None:
         arrival_s = max(self._last_arrival_s, self._world.now_s() + self._world.chance.random() * NETWORK_S)
         self._last_arrival_s = arrival_s
-        self._world.later(arrival_s - self._world.now_s(), lambda: self._arrive(frame))
+        for _ in range(2 if self._world.chance.random() < REPEATED else 1):
+            self._world.later(arrival_s - self._world.now_s(), lambda: self._arrive(frame))
 
     def _arrive(self, frame: bytes) -> None:
         if not self._is_closed:
