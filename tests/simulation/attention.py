@@ -43,7 +43,10 @@ class AttentionProcess:
         membership: Membership,
         make_placement: Callable[[Membership], Placement],
         find_workers: Callable[[Membership], dict[str, WorkerProcess]],
+        obstacle: str = "",
     ) -> None:
+        """Begin with a membership; an `obstacle` says why not all experts could be here."""
+        self._obstacle = obstacle
         self._world = world
         self._make_placement, self._find_workers = make_placement, find_workers
         self.on_events: OnEvents = _drop
@@ -121,17 +124,16 @@ class AttentionProcess:
 
     def traffic_report(self) -> TrafficReport:
         """Return what this replica tells the supervisor; so few tokens count as many."""
-        return TrafficReport(
-            self._traffic.pairs() * PAIRS_PER_PAIR,
-            self.epoch_in_use,
-            dict(self.dispatcher.counters.pairs),
-            self.has_all,
-        )
+        pairs, sent = self._traffic.pairs() * PAIRS_PER_PAIR, dict(self.dispatcher.counters.pairs)
+        return TrafficReport(pairs, self.epoch_in_use, sent, self.has_all, "" if self.has_all else self._obstacle)
 
     def check_integrity(self) -> None:
-        """Assert that the engine's books balance."""
+        """Assert that the engine's books balance, and what the dispatcher says of itself."""
         if self.is_alive:
             self.engine.check_integrity()
+            dispatcher = self.dispatcher
+            assert dispatcher.has_every_expert or not dispatcher.is_whole, "whole, but not every expert can be asked"
+            assert dispatcher.open_workers or not dispatcher.has_every_expert, "nobody has every expert"
 
     def assert_empty(self) -> None:
         """Assert that nothing of any sequence is left."""
@@ -208,7 +210,9 @@ class AttentionProcess:
             self._dispatch(event)
 
     def _stand_in(self, request: ExpertRequest) -> None:
-        """Answer for a worker that cannot be asked."""
+        """Answer for a worker that cannot be asked, if nobody else has meanwhile."""
+        if not self.dispatcher.is_awaited(request.key.send):
+            return
         everything = {(layer, expert) for layer in range(NUM_LAYERS) for expert in range(NUM_EXPERTS)}
         answer = answer_request(HandShard(everything), request, request.epoch, "cpu")
         self._from_workers(dispatch.Answered(FALLBACK, answer))

@@ -39,6 +39,7 @@ class SimulatedCluster:
         self.limits, self._new_drafter = with_drafters(self.world, self.limits, requests)
         self.store = Store(StoredState("secret"), has_owner=chance.random() < 0.5)
         self.store.follows_traffic = chance.random() < 0.5
+        self._obstacle = chance.choice(["", "", "", "there is no room"])
         self._heard_at_s = self._deaf_until_s = 0.0
         self.attention: AttentionProcess | None = None
         self.supervisor = self._new_supervisor()
@@ -110,7 +111,7 @@ class SimulatedCluster:
 
     def _new_attention(self, membership: Membership) -> AttentionProcess:
         engine = Engine(self.limits, new_drafter=self._new_drafter)
-        return AttentionProcess(self.world, engine, membership, self._placement, self._workers)
+        return AttentionProcess(self.world, engine, membership, self._placement, self._workers, self._obstacle)
 
     def _placement(self, membership: Membership) -> Any:
         return current_placement(self.share, membership.placement, (NUM_LAYERS, NUM_EXPERTS), membership.epoch)
@@ -125,6 +126,7 @@ class SimulatedCluster:
         living = [process for process in self.store.workers.values() if process.is_alive]
         strikes: list[Callable[[], None]] = [self._kill_supervisor, self._kill_attention, self.edge.cut]
         strikes += [self._end_attention, self.edge.move, self._part]
+        strikes.append(lambda: self.supervisor.stand_still(chance.random() * 20.0))
         for process in living:
             strikes += [process.die, process.die, lambda process=process: process.hang(chance.random() * 40.0)]
             strikes.append(lambda process=process: self._cut(process))
@@ -176,9 +178,9 @@ class SimulatedCluster:
         )
 
     def _random_size(self) -> int:
-        """Return how many workers there might be, or none."""
+        """Return how many workers there might be, or none; at times too few for the copies."""
         chance = self.world.chance
-        return 0 if chance.random() < 0.4 else chance.randint(self.share.copies, MAX_WORKERS)
+        return 0 if chance.random() < 0.4 else chance.randint(1, MAX_WORKERS)
 
     def _check(self) -> None:
         if self.attention is not None:

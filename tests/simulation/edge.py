@@ -7,9 +7,11 @@ from cluster.engine.sequence import FinishReason, SequenceRequest, TokenEvent
 from cluster.errors import EngineStopped
 from router.journal import Fail, Journal, Release, Resume, ResumeLimits
 from tests.simulation.attention import AttentionProcess
-from tests.simulation.workers import DETECTION_S, NETWORK_S
+from tests.simulation.workers import DETECTION_S, NETWORK_S, REPEATED
 from tests.simulation.world import World
 
+LOST = 0.003
+"""Share of a stream's messages that never come."""
 LIMITS = ResumeLimits(max_resumes=20, max_wait_s=1000.0)
 
 
@@ -36,10 +38,15 @@ class TokenStream:
         self.is_broken = False
 
     def publish(self, events: list[TokenEvent]) -> None:
-        """Send the events of a step on their way."""
-        arrival_s = max(self._last_arrival_s, self._world.now_s() + self._world.chance.random() * NETWORK_S)
+        """Send a step's events on their way; some get lost or come twice, though gRPC would not let them."""
+        chance = self._world.chance
+        if chance.random() < LOST and all(event.finish_reason is None for event in events):
+            self._world.note("the tokens of a step get lost")
+            return
+        arrival_s = max(self._last_arrival_s, self._world.now_s() + chance.random() * NETWORK_S)
         self._last_arrival_s = arrival_s
-        self._world.later(arrival_s - self._world.now_s(), lambda: self._arrive(events))
+        for _ in range(2 if chance.random() < REPEATED else 1):
+            self._world.later(arrival_s - self._world.now_s(), lambda: self._arrive(events))
 
     def _arrive(self, events: list[TokenEvent]) -> None:
         if not self.is_broken:

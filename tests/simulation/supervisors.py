@@ -60,6 +60,7 @@ class SupervisorProcess:
         self._world, self._store, self._share, self._is_asked = world, store, share, is_asked
         self._supervision = Supervision(share, store.state, self, world, POLICY)
         self.is_alive = True
+        self._still_until_s = 0.0
         made = [store.workers.get(seat) for seat in enumerate(store.state.last_incarnations)]
         living = [process for process in made if process is not None and process.is_alive]
         for process in living:
@@ -83,6 +84,11 @@ class SupervisorProcess:
         """End at once; another life begins after a while."""
         self._world.note("the supervisor dies")
         self.is_alive = False
+
+    def stand_still(self, seconds: float) -> None:
+        """Do nothing for a while, as on a machine that was suspended."""
+        self._world.note(f"the supervisor stands still for {seconds:.2f} s")
+        self._still_until_s = self._world.now_s() + seconds
 
     def store(self, state: StoredState) -> None:
         """Keep the state as the document that it is stored as."""
@@ -123,7 +129,7 @@ class SupervisorProcess:
         """Want another number of workers, as an operator may."""
         if self.is_alive:
             self._world.note(f"{num_workers} workers are wanted")
-            with contextlib.suppress(PlacementError):  # nobody has said yet whether all could be beside attention
+            with contextlib.suppress(PlacementError):  # too few, or attention has no room for all
                 self._supervision.scale(num_workers)
             self._act()
 
@@ -216,6 +222,8 @@ class SupervisorProcess:
             self._world.later(TICK_S, self._tick)
 
     def _act(self) -> None:
+        if self._world.now_s() < self._still_until_s:
+            return
         if self._store.has_owner:
             self._supervision.renew_lease(OWNER_LEASE_S)
         self._supervision.note_application(self._store.is_deployed)

@@ -7,7 +7,8 @@ frames. A stream keeps the order of its answers, as gRPC does, and tells of a wo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.experts.dispatch_events import Answered, StreamBroken, StreamEvent, StreamOpened
+from cluster.errors import HandshakeRefused
+from cluster.experts.dispatch_events import Answered, StreamBroken, StreamEvent, StreamOpened, StreamRefused
 from cluster.experts.messages import ExpertRequest, answer_request
 from cluster.experts.placement import WorkerId
 from cluster.experts.wire import decode_answer, decode_request, encode_answer, encode_request
@@ -21,6 +22,8 @@ COMPUTE_S = 0.03
 DETECTION_S = 0.3
 """Longest time until the other end notices that a process has died."""
 CONNECT_S = 0.2
+REFUSED = 0.02
+"""Share of handshakes that fail, and are tried again."""
 REPEATED = 0.01
 """Share of answers that come twice."""
 RETRY_S = 0.5
@@ -112,6 +115,10 @@ class Stream:
 
     def _open(self) -> None:
         if self._process.is_alive and not self._is_closed:
+            if self._world.chance.random() < REFUSED:
+                self._sink(StreamRefused(self._worker_id, HandshakeRefused("the secret is another")))
+                self._world.later(RETRY_S, self._open)
+                return
             self._is_open = True
             self._sink(StreamOpened(self._worker_id))
 
