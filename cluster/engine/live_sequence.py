@@ -82,8 +82,11 @@ class LiveSequence:
             if self._counts is not None:
                 self._counts.add(token_id)
             ending = self.stop_rule.ending(token_id, self.sequence.num_output)
-            if self.guide is not None and self.guide.is_over:
-                ending = ending or Ending(FinishReason.STOP, token_id)
+            is_cut = ending is None or ending.finish_reason is FinishReason.LENGTH
+            if is_cut and self.guide is not None and self.guide.is_over:
+                ending = Ending(
+                    FinishReason.STOP, token_id
+                )  # whole, though it may be the last token there was room for
         if self.drafter is not None:
             self.drafter.learn(added)
         return sampled[: len(added)], ending

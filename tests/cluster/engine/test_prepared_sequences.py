@@ -69,6 +69,16 @@ def test_an_end_of_the_turn_is_an_end_even_where_stops_are_ignored() -> None:
     assert (driver.finish_reason("a"), driver.ending("a").stop_reason) == (FinishReason.STOP, 9)
 
 
+def test_a_turn_that_ends_with_the_last_token_there_was_room_for_is_whole() -> None:
+    closed = Constraint((MessageShape(((),), (9,), is_last=True),))
+    driver = Driver()
+    driver.admit(replace(request("a", [1], logit_bias=((9, 100.0),), max_tokens=1), constraint=closed))
+    driver.on(Prepared("a", 0, TurnGuide(closed, {}, VOCAB_SIZE)))
+    driver.finish()
+
+    assert (driver.tokens("a"), driver.finish_reason("a")) == ([9], FinishReason.STOP)
+
+
 def test_a_refusal_ends_it_with_the_reason() -> None:
     driver = Driver()
     driver.admit(held("a", [1]))
