@@ -84,9 +84,7 @@ class LiveSequence:
             ending = self.stop_rule.ending(token_id, self.sequence.num_output)
             is_cut = ending is None or ending.finish_reason is FinishReason.LENGTH
             if is_cut and self.guide is not None and self.guide.is_over:
-                ending = Ending(
-                    FinishReason.STOP, token_id
-                )  # whole, though it may be the last token there was room for
+                ending = Ending(FinishReason.STOP, token_id)  # whole, even if there was no room for more
         if self.drafter is not None:
             self.drafter.learn(added)
         return sampled[: len(added)], ending

@@ -52,7 +52,10 @@ def play(seed: int) -> Played:
 
 
 def play_all(seeds: range, num_processes: int) -> Iterator[Played]:
-    """Yield every seed's end as it comes; closing the iterator ends the processes."""
+    """Yield every seed's end as it comes; closing the iterator ends the processes. A single one is this process."""
+    if num_processes == 1:
+        yield from map(play, seeds)
+        return
     with get_context("spawn").Pool(num_processes, initializer=_leave_ctrl_c_to_the_parent) as pool:
         yield from pool.imap_unordered(play, seeds, chunksize=_SEEDS_AT_ONCE)
 
