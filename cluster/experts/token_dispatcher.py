@@ -174,6 +174,8 @@ class TokenDispatcher:
             return []
         del self._sent[answer.key.send]
         work = self._works[sent.ticket]
+        if sent.is_late:
+            work.late.pop(sent.worker, None)  # it owes nothing more, so it may be asked again
         match answer:
             case ExpertReply(outputs=outputs):
                 self._note_time(sent, now_s)

@@ -216,6 +216,17 @@ def test_a_late_worker_without_another_copy_may_still_answer() -> None:
     assert torch.equal(completed(answer(machine, to_a, 3.0)), OUTPUTS)
 
 
+def test_a_late_worker_that_fails_in_the_end_is_asked_again_where_nobody_else_can_be() -> None:
+    machine = dispatcher(one_copy(), "a", "b")
+    to_a, to_b = sends(submit(machine))
+    answer(machine, to_b)
+    machine.on(Tick(), 1.0)
+    machine.on(Answered("a", ExpertFailure(to_a.request.key, 0, "out of memory")), 1.2)
+    (again,) = sends(machine.on(Tick(), 1.5))
+    assert again.worker == "a"
+    assert torch.equal(completed(answer(machine, again, 1.6)), OUTPUTS)
+
+
 def test_a_lack_goes_to_another_copy_and_asks_for_a_placement() -> None:
     machine = dispatcher(two_copies(), "a", "b")
     (send,) = sends(submit(machine))
