@@ -235,9 +235,14 @@ BUGS: tuple[Patch, ...] = (
 
 
 TRIED_FIRST: dict[Patch, int] = {
-    stale_answer_accepted: 289,
-    acted_before_stored: 100,
-    published_before_loaded: 44,
+    stale_answer_accepted: 46,
+    broken_stream_unheard: 36,
+    dead_worker_asked: 36,
+    acted_before_stored: 111,
+    published_before_loaded: 8,
+    cancelled_but_resumed: 39,
+    leaver_let_go_at_once: 80,
+    newcomers_never_counted: 44,
     leavers_forgotten: 820,
     nobody_to_begin_with: 2436,
 }

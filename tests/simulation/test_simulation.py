@@ -12,7 +12,7 @@ import pytest
 from tests.simulation.cluster import SimulatedCluster
 
 FIRST_SEED = int(os.environ.get("EXPERTMESH_SIMULATION_FIRST", "0"))
-NUM_SEEDS = int(os.environ.get("EXPERTMESH_SIMULATION_SEEDS", "200"))
+NUM_SEEDS = int(os.environ.get("EXPERTMESH_SIMULATION_SEEDS", "150"))
 SEEDS_IN_A_TEST = 25
 
 

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 COMPILER = next((found for name in ("g++", "clang++") if (found := shutil.which(name))), None)
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -O1 -g"
-NUM_ROUNDS = 8
+NUM_ROUNDS = 5
 
 
 def compiler_library(name: str) -> str | None:
